@@ -1,0 +1,114 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""Ask a model about images, videos and scenes: PolyV, or any other image-text-to-text model of transformers."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.utils import logging
+from transformers.video_utils import load_video
+
+import polyv
+from polyv.processing.posed_views import PosedViews
+from polyv.processing.processing_polyv import PolyVProcessor
+
+
+def load(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Load a model, ready to generate, and its processor.
+
+    The model goes to the accelerator in the precision that it was saved in, or, where there is none, to the CPU in
+    float32: most CPUs multiply bfloat16 slower than that.
+
+    Raises:
+        OSError: there is no such checkpoint.
+        ValueError: it is no image-text-to-text model.
+    """
+    polyv.register()
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto" if accelerator else torch.float32)
+    processor = AutoProcessor.from_pretrained(name)
+    if not isinstance(processor, PolyVProcessor) and getattr(processor, "video_processor", None) is not None:
+        processor.video_processor.fetch_videos = _fetch_videos
+    return model.to(accelerator or "cpu").eval(), processor
+
+
+@torch.inference_mode()
+def answer(
+    model: PreTrainedModel, processor: ProcessorMixin, conversations: list[list[dict]], max_new_tokens: int = 64
+) -> list[str]:
+    """Answer the last question of each conversation, greedily, all in one batch.
+
+    Args:
+        conversations: messages as `apply_chat_template` takes them, each list ending with a user's message. Content
+            of type "scene" is allowed for every model: one that is not PolyV gets the views as images.
+        max_new_tokens: longest answer, in tokens.
+
+    Returns:
+        One answer a conversation, without special tokens or surrounding white space.
+    """
+    if not isinstance(processor, PolyVProcessor):
+        conversations = [_scenes_as_images(conversation) for conversation in conversations]
+    inputs = processor.apply_chat_template(
+        conversations,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True, "padding_side": "left"},
+    ).to(model.device)
+    # The three Nones silence the sampling settings that Qwen's checkpoints carry.
+    greedy: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+    pad = processor.tokenizer.pad_token_id
+    tokens = model.generate(**inputs, **greedy, max_new_tokens=max_new_tokens, pad_token_id=pad)
+    answers = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in answers]
+
+
+def conversation(question: str, media: list[tuple[str, Any]]) -> list[dict]:
+    """One user's message: the media, as (kind, path or object) with kind "image", "video" or "scene", then the text."""
+    content = [{"type": kind, kind: source} for kind, source in media]
+    return [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+
+
+def run(model: str, question: str, media: list[tuple[str, str]], as_json: bool, max_new_tokens: int) -> None:
+    """`polyv ask`: load, answer, print the answer with the seconds it took and the device."""
+    for kind, path in media:
+        if not Path(path).exists():
+            raise FileNotFoundError(f"--{kind} {path}: there is no such {'folder' if kind == 'scene' else 'file'}.")
+    logging.disable_progress_bar()
+    loaded, processor = load(model)
+    started = time.perf_counter()
+    [text] = answer(loaded, processor, [conversation(question, media)], max_new_tokens)
+    seconds = round(time.perf_counter() - started, 2)
+    if as_json:
+        print(json.dumps({"answer": text, "seconds": seconds, "device": str(loaded.device), "model": model}))
+    else:
+        print(f"{text}\n({seconds:.2f} s on {loaded.device})")
+
+
+def _scenes_as_images(conversation: list[dict]) -> list[dict]:
+    """The conversation with each scene replaced by its views, for models that know no coordinates."""
+
+    def expand(entry: dict) -> list[dict]:
+        if entry["type"] != "scene":
+            return [entry]
+        scene = entry["scene"]
+        views = scene if isinstance(scene, PosedViews) else PosedViews.load(scene)
+        return [{"type": "image", "image": image} for image in views.images]
+
+    return [
+        {**message, "content": [part for entry in message["content"] for part in expand(entry)]}
+        if isinstance(message["content"], list)
+        else message
+        for message in conversation
+    ]
+
+
+def _fetch_videos(videos, sample_indices_fn=None):
+    """`BaseVideoProcessor.fetch_videos` by PyAV: the library's default wants torchcodec and a system FFmpeg."""
+    if isinstance(videos, list):
+        return list(zip(*[_fetch_videos(video, sample_indices_fn) for video in videos], strict=True))
+    return load_video(videos, backend="pyav", sample_indices_fn=sample_indices_fn)

@@ -1,0 +1,297 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""The `polyv` command. Each subcommand imports what it needs when it runs, so that every help text comes at once."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+_DESCRIPTION = """\
+PolyV answers questions about images, videos and posed RGB-D scenes with one model.
+
+  ask        ask one question about your own files
+  demo       make an unseen scene as image, video and 3D scene, ask about it, draw the answers
+  world      make the simulated world that the models learn from, or look at it
+  train      train a model
+  evaluate   measure a model on the ten question suites
+  export     give a checkpoint its code, so that it loads without this package
+
+`polyv COMMAND --help` says more about each."""
+
+_Formatter = argparse.RawDescriptionHelpFormatter
+
+
+def _ask(args: argparse.Namespace, rest: list[str]) -> None:
+    from polyv.ask import run
+
+    run(
+        args.model,
+        args.question,
+        args.media,
+        as_json=args.json,
+        max_new_tokens=args.max_new_tokens,
+    )
+
+
+def _demo(args: argparse.Namespace, rest: list[str]) -> None:
+    from polyv.demo import run
+
+    run(args.model, args.seed, args.out)
+
+
+def _world_make(args: argparse.Namespace, rest: list[str]) -> None:
+    from polyv.world.make import make_world
+
+    make_world(args.out, args.scenes, args.seed, args.size, args.split, args.workers, progress=True)
+    print(args.out)
+
+
+def _world_show(args: argparse.Namespace, rest: list[str]) -> None:
+    from polyv.world.show import show
+
+    print(show(args.world, args.out, scenes=args.scenes, seed=args.seed))
+
+
+def _train_pretrain(args: argparse.Namespace, rest: list[str]) -> None:
+    from polyv.recipes.pretrain import main as pretrain
+
+    pretrain(["--config", args.config, *rest])
+
+
+def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
+    from polyv.evaluation.evaluate import run
+
+    run(args.model, args.suites, args.seed, args.n, args.out, world=args.world, batch_size=args.batch_size)
+
+
+def _export(args: argparse.Namespace, rest: list[str]) -> None:
+    from polyv.hub.export import export
+
+    print(export(args.model, args.out))
+
+
+def _command(commands, name: str, run: Callable | None, summary: str, text: str, examples: str = ""):
+    epilog = f"examples:\n{examples}" if examples else None
+    parser = commands.add_parser(
+        name, help=summary, description=text, epilog=epilog, formatter_class=_Formatter, allow_abbrev=False
+    )
+    if run is not None:
+        parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
+def _add_ask(commands) -> None:
+    parser = _command(
+        commands,
+        "ask",
+        _ask,
+        "ask one question about your own files",
+        """\
+Ask a model one question about any number of images, videos and scenes, and print its answer, the seconds it took
+and the device. The media stand before the question in the order in which you name them.
+
+An image is a file that Pillow reads. A video is a file that FFmpeg's libraries read. A scene is a folder in ScanNet's
+layout (color/, depth/ in 16-bit millimetres, pose/ camera-to-world, intrinsic/) or a nerfstudio `transforms.json`
+with depth; see `PosedViews` in the README. A model other than PolyV sees a scene's views as plain images.""",
+        """\
+  polyv ask --image photo.jpg "What colour is the cup?"
+  polyv ask --model polyv-7b --video clip.mp4 --scene scan/ "Is the room in the video the scanned one?"
+  polyv ask --json --video clip.mp4 "What falls first?" --max-new-tokens 16""",
+    )
+    parser.set_defaults(media=[])
+    parser.add_argument("question", help="the question, as one argument")
+    _add_model(parser)
+
+    # All three collect into one list: a question may say "the first" and "the second".
+    def add_media(kind: str, metavar: str, text: str) -> None:
+        parser.add_argument(
+            f"--{kind}", metavar=metavar, help=text, dest="media", action="append", type=lambda path: (kind, path)
+        )
+
+    add_media("image", "FILE", "an image; may be given several times")
+    add_media("video", "FILE", "a video; may be given several times")
+    add_media("scene", "DIR", "a scene; may be given several times")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    text = "longest answer, in tokens (default: %(default)s)"
+    parser.add_argument("--max-new-tokens", metavar="N", type=int, default=64, help=text)
+
+
+def _add_demo(commands) -> None:
+    parser = _command(
+        commands,
+        "demo",
+        _demo,
+        "make an unseen scene as image, video and 3D scene, ask about it, draw the answers",
+        """\
+Make a scene that no model was trained on (test split; a random seed, which is printed), write it as an image, a video
+and a folder of posed RGB-D views, ask a dozen questions across the three, and print each question with the answer
+and the truth. The last line is the path of a picture that shows them all.""",
+        "  polyv demo\n  polyv demo --seed 7 --out demo_output",
+    )
+    _add_model(parser)
+    parser.add_argument("--seed", type=int, help="the scene's seed (default: a random one, printed)")
+    text = "folder for the media and the picture (default: %(default)s)"
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("demo_output"), help=text)
+
+
+def _add_world(commands) -> None:
+    world = _command(
+        commands,
+        "world",
+        None,
+        "make the simulated world that the models learn from, or look at it",
+        """\
+The simulated world: procedural scenes of balls, boxes, ramps and tables with exact physics, each as an image,
+a video and posed RGB-D views of the same content, with captions and the questions of ten suites.""",
+    ).add_subparsers(title="commands", prog="polyv world", metavar="COMMAND", required=True)
+    make = _command(
+        world,
+        "make",
+        _world_make,
+        "write scenes, captions and questions",
+        """\
+Write DIR/scenes/000000/{image.png, moved.png, video.mp4, scene/, record.json}, one folder a scene, and from their
+records captions.jsonl, general.jsonl, suites.jsonl (training conversations) and questions.jsonl (for evaluation).
+Uses all cores. May be interrupted: the same command goes on where it stopped. The same seed gives the same bytes on
+the same machine and versions. Seeds of different splits never give the same scene.""",
+        """\
+  polyv world make --scenes 200 --seed 0 --out data/world
+  polyv world make --scenes 300 --seed 1 --split test --size 112 --out data/test""",
+    )
+    make.add_argument("--scenes", metavar="N", type=int, required=True, help="how many scenes")
+    make.add_argument("--seed", type=int, default=0, help="seed of the world (default: %(default)s)")
+    make.add_argument(
+        "--size", metavar="PIXELS", type=int, default=112, help="side of all media (default: %(default)s)"
+    )
+    make.add_argument("--split", choices=("train", "validation", "test"), default="train", help="default: %(default)s")
+    make.add_argument("--workers", metavar="W", type=int, help="processes (default: one a core)")
+    make.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write or to go on with")
+    show = _command(
+        world,
+        "show",
+        _world_show,
+        "draw a contact sheet of scenes with questions and answers",
+        "Draw some scenes of a world as one picture: image, video frames and views, with questions and true answers.",
+        "  polyv world show data/world --scenes 6 --out sheet.png",
+    )
+    show.add_argument("world", metavar="WORLD", type=Path, help="a folder that `polyv world make` wrote")
+    show.add_argument("--scenes", metavar="N", type=int, default=6, help="scenes to draw (default: %(default)s)")
+    show.add_argument("--seed", type=int, default=0, help="which scenes and questions (default: %(default)s)")
+    text = "picture to write (default: %(default)s)"
+    show.add_argument("--out", metavar="FILE", type=Path, default=Path("world.png"), help=text)
+
+
+def _add_train(commands) -> None:
+    train = _command(
+        commands,
+        "train",
+        None,
+        "train a model",
+        "Train a model by a recipe. A recipe is a YAML file; anything in it can be set on the command line too.",
+    ).add_subparsers(title="stages", prog="polyv train", metavar="STAGE", required=True)
+    pretrain = _command(
+        train,
+        "pretrain",
+        _train_pretrain,
+        "train on conversations about images, videos and scenes",
+        """\
+Train on JSONL files of conversations about images, videos and scenes (the format of `polyv world make` and of your
+own data; see the README). Everything in the recipe can be overridden by an option of the same name, and so can
+every field of TRL's SFTConfig: --learning_rate 1e-4 --max_steps 100. May be interrupted: the same command goes on
+from the last checkpoint.""",
+        """\
+  polyv train pretrain --config recipes/polyv-nano/pretrain.yaml
+  polyv train pretrain --config recipes/polyv-nano/pretrain.yaml --output_dir runs/mine --max_steps 100""",
+    )
+    pretrain.add_argument("--config", metavar="YAML", required=True, help="the recipe")
+    pretrain.usage = "polyv train pretrain --config YAML [--FIELD VALUE ...]"
+    pretrain.set_defaults(takes_rest=True)
+
+
+def _add_evaluate(commands) -> None:
+    parser = _command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "measure a model on the ten question suites",
+        """\
+Make a test world for the seed (or reuse the one in --world), ask the model N questions of each suite, and print for
+each suite its accuracy, n, the 95 % interval (Wilson) and the prior: how often the best answer that can be
+guessed from the question's words alone is right. Works for every model that AutoModelForImageTextToText loads.
+An answer is right when it equals the true one after lower-casing and dropping a final full stop.
+The same seed gives the same questions.
+
+suites: general_image, spatial_image, multi_image, spatial_video, cross_video, general_video, scene_qa, situated_qa,
+embodied_qa, temporal_image""",
+        """\
+  polyv evaluate --model checkpoints/polyv-nano --suites all --n 300 --out report.json
+  polyv evaluate --model checkpoints/polyv-nano-backbone --suites scene_qa,general_video --n 100 --out report.json""",
+    )
+    _add_model(parser)
+    parser.add_argument("--suites", default="all", help='"all", or names separated by commas (default: %(default)s)')
+    parser.add_argument("--seed", type=int, default=0, help="seed of the test world (default: %(default)s)")
+    parser.add_argument("--n", type=int, default=300, help="questions a suite (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", metavar="B", type=int, default=16, help="questions a batch (default: %(default)s)"
+    )
+    text = "folder of the test world, made if it is not there (default: data/evaluation-SEED-N)"
+    parser.add_argument("--world", metavar="DIR", type=Path, help=text)
+    text = "report to write (default: %(default)s)"
+    parser.add_argument("--out", metavar="FILE", type=Path, default=Path("report.json"), help=text)
+
+
+def _add_export(commands) -> None:
+    parser = _command(
+        commands,
+        "export",
+        _export,
+        "give a checkpoint its code, so that it loads without this package",
+        """\
+Copy a PolyV checkpoint and add its code as flat files, with the `auto_map` entries by which transformers finds
+them: AutoModelForImageTextToText.from_pretrained(OUT, trust_remote_code=True) then works where `polyv` is not
+installed, and so does AutoProcessor. OUT may be MODEL itself: its code is then brought up to date.""",
+        "  polyv export runs/mine exported/mine",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a PolyV checkpoint: a folder, or a name on the Hub")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    text = "a checkpoint: a folder, or a name on the Hub (default: %(default)s)"
+    parser.add_argument("--model", metavar="M", default="checkpoints/polyv-nano", help=text)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `polyv` with all its subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="polyv", usage="polyv COMMAND ...", description=_DESCRIPTION, formatter_class=_Formatter
+    )
+    commands = parser.add_subparsers(prog="polyv", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
+    for add in (_add_ask, _add_demo, _add_world, _add_train, _add_evaluate, _add_export):
+        add(commands)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `polyv` with `argv` (default: the command line). Returns the exit code.
+
+    What a user can mend (ValueError, TypeError, OSError) ends as one line and exit code 2;
+    `POLYV_DEBUG=1` gives the traceback instead. Anything else is a bug of ours and shows as one.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    args, rest = build_parser().parse_known_args(argv)
+    if rest and not getattr(args, "takes_rest", False):
+        args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        args.run(args, rest)
+    except (ValueError, TypeError, OSError) as error:
+        if os.environ.get("POLYV_DEBUG"):
+            raise
+        print(f"{args.parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{args.parser.prog}: interrupted", file=sys.stderr)
+        return 130
+    return 0
