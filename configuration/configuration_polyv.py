@@ -152,7 +152,8 @@ class PolyVConfig(Qwen2_5_VLConfig):
     """
 
     model_type = "polyv"
-    sub_configs_defaults = {"vision_config": Qwen2_5_VLVisionConfig, "text_config": PolyVTextConfig}
+    # transformers reads the second name since 5.20, the first before.
+    sub_configs = sub_configs_defaults = {"vision_config": Qwen2_5_VLVisionConfig, "text_config": PolyVTextConfig}
 
     synergy_token_id: int | None = 151665
     num_synergy_tokens: int = 1

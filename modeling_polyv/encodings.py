@@ -37,8 +37,9 @@ class PolyVSinusoidalEncoding(nn.Module):
         self.num_frequencies = num_frequencies
         self.periods = tuple(periods)
         self.box = box
-        # No bias: the cosine of the longest period is close to one and serves as such.
-        self.proj = nn.Linear(2 * num_axes * num_frequencies, hidden_size, bias=False)
+        # A bare weight, since an nn.Linear would be initialised as one. No bias: the cosine of the longest period is
+        # close to one and serves as such.
+        self.weight = nn.Parameter(torch.zeros(hidden_size, 2 * num_axes * num_frequencies))
 
     def forward(self, values_NA: torch.Tensor) -> torch.Tensor:
         """[N, A] seconds or metres → [N, D], in the dtype of the weights."""
@@ -52,7 +53,7 @@ class PolyVSinusoidalEncoding(nn.Module):
         # Angles in float32 whatever the model's dtype: bfloat16 cannot tell 10.00 m from 10.03 m.
         angles_NAF = values_NA[..., None] * (2 * math.pi / periods_F)
         features = torch.cat([angles_NAF.sin(), angles_NAF.cos()], dim=-1).flatten(1)
-        return self.proj((features * known_N1).to(self.proj.weight.dtype))
+        return nn.functional.linear((features * known_N1).to(self.weight.dtype), self.weight)
 
 
 class PolyVSynergyHead(nn.Sequential):

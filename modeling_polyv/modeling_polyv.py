@@ -68,7 +68,7 @@ class PolyVPreTrainedModel(Qwen2_5_VLPreTrainedModel):
         elif isinstance(module, Qwen3MoeTopKRouter):
             init.normal_(module.weight, mean=0.0, std=std)
         elif isinstance(module, PolyVSinusoidalEncoding):
-            init.zeros_(module.proj.weight)
+            init.zeros_(module.weight)
 
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
@@ -267,34 +267,49 @@ class PolyVModel(PolyVPreTrainedModel, Qwen2_5_VLModel):
         image_coords (`torch.Tensor` of shape `(num_image_tokens, 3)`, *optional*):
             World coordinates (metres) of each merged visual token; NaN where a token has none.
         """
-        if pixel_values is not None or pixel_values_videos is not None:
-            if mm_encoder_outputs is not None:
-                raise ValueError(
-                    "`mm_encoder_outputs` came together with `pixel_values` or `pixel_values_videos`: "
-                    "pass the media either encoded or as pixels."
-                )
-            mm_encoder_outputs = {}
-            # `return_dict` keeps the encodings' outputs addressable by name whatever the caller's own choice.
-            if pixel_values is not None:
-                mm_encoder_outputs["image"] = self.get_image_features(
-                    pixel_values, image_grid_thw, image_coords, **{**kwargs, "return_dict": True}
-                )
-            if pixel_values_videos is not None:
-                mm_encoder_outputs["video"] = self.get_video_features(
-                    pixel_values_videos, video_grid_thw, second_per_grid_ts, **{**kwargs, "return_dict": True}
-                )
-        return super().forward(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
+        if mm_encoder_outputs is not None and (pixel_values is not None or pixel_values_videos is not None):
+            raise ValueError(
+                "`mm_encoder_outputs` came together with `pixel_values` or `pixel_values_videos`: "
+                "pass the media either encoded or as pixels."
+            )
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+
+        encoded = dict(mm_encoder_outputs or {})
+        # `return_dict` here is for the vision encoder, whose output is read by name whatever the caller asked of us.
+        vision_kwargs = {**kwargs, "return_dict": True}
+        if pixel_values is not None:
+            encoded["image"] = self.get_image_features(pixel_values, image_grid_thw, image_coords, **vision_kwargs)
+        if pixel_values_videos is not None:
+            encoded["video"] = self.get_video_features(
+                pixel_values_videos, video_grid_thw, second_per_grid_ts, **vision_kwargs
+            )
+        for modality, outputs in encoded.items():
+            features = torch.cat(outputs.pooler_output, dim=0).to(inputs_embeds.device, inputs_embeds.dtype)
+            image_mask, video_mask = self.get_placeholder_mask(
+                input_ids, inputs_embeds=inputs_embeds, **{f"{modality}_features": features}
+            )
+            inputs_embeds = inputs_embeds.masked_scatter(image_mask if modality == "image" else video_mask, features)
+
+        if position_ids is None:
+            position_ids = self.compute_3d_position_ids(
+                input_ids=input_ids,
+                image_grid_thw=image_grid_thw,
+                video_grid_thw=video_grid_thw,
+                second_per_grid_ts=second_per_grid_ts,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                mm_token_type_ids=mm_token_type_ids,
+            )
+        # Returned as it is: until transformers 5.22 the parent's forward drops the router logits here.
+        return self.language_model(
+            input_ids=None,
             position_ids=position_ids,
+            attention_mask=attention_mask,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
-            image_grid_thw=image_grid_thw,
-            video_grid_thw=video_grid_thw,
-            mm_token_type_ids=mm_token_type_ids,
-            second_per_grid_ts=second_per_grid_ts,
-            mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
 

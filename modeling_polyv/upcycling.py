@@ -18,6 +18,8 @@ logger = logging.get_logger(__name__)
 
 SYNERGY_TOKEN = "<synergy>"
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# The fused weights of an MoE layer, and the dense matrices that make them.
+FUSED = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 # What PolyV has and no Qwen2.5-VL checkpoint holds.
 NEW_WEIGHTS = re.compile(r"\.mlp\.gate\.weight$|(time|coordinate)_encoding\.|^(temporal|spatial)_head\.")
 
@@ -30,6 +32,8 @@ class CopyToExperts(ConversionOps):
         self.num_experts = num_experts
 
     def convert(self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs):
+        if any(pattern not in input_dict for pattern in source_patterns):
+            return {}  # half an FFN: the target stays missing, and is reported as such
         matrix = torch.cat([input_dict[pattern][0] for pattern in source_patterns], dim=0)
         return {target_patterns[0]: matrix.unsqueeze(0).repeat(self.num_experts, 1, 1)}
 
@@ -125,7 +129,7 @@ def _converters(config: PolyVTextConfig) -> list[WeightConverter]:
             operations=[CopyToExperts(config.num_experts)],
         )
         for layer_idx in config.moe_layers
-        for target, sources in (("gate_up_proj", ["gate_proj", "up_proj"]), ("down_proj", ["down_proj"]))
+        for target, sources in FUSED.items()
     ]
 
 
@@ -150,13 +154,18 @@ def _find_synergy_row(pretrained_model_name_or_path, num_rows: int, kwargs: dict
 
 
 def _refuse_incomplete(name, info: dict[str, Any], has_head: bool) -> None:
-    missing = sorted(key for key in info["missing_keys"] if not NEW_WEIGHTS.search(key))
+    missing = sorted(_dense_name(key) for key in info["missing_keys"] if not NEW_WEIGHTS.search(key))
     unexpected = sorted(key for key in info["unexpected_keys"] if has_head or key != "lm_head.weight")
     if missing or unexpected:
         raise ValueError(
             f"{name} is no complete Qwen2.5-VL checkpoint. Missing weights: {missing or 'none'}. Unexpected weights: "
             f"{unexpected or 'none'}. Check that all its files are there and that its config.json describes them."
         )
+
+
+def _dense_name(key: str) -> str:
+    layer, is_fused, matrix = key.partition(".experts.")
+    return f"{layer}.({' or '.join(FUSED[matrix])}).weight" if is_fused else key
 
 
 @torch.no_grad()
