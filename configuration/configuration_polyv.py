@@ -64,7 +64,7 @@ class PolyVTextConfig(Qwen2_5_VLTextConfig):
     output_router_logits: bool = False
 
     def __post_init__(self, **kwargs):
-        self.mlp_only_layers = list(self.mlp_only_layers or [])
+        self.mlp_only_layers = list(self.mlp_only_layers or ())
         if self.moe_intermediate_size is None:
             self.moe_intermediate_size = self.intermediate_size
         super().__post_init__(**kwargs)
@@ -75,10 +75,11 @@ class PolyVTextConfig(Qwen2_5_VLTextConfig):
         """Indices of the layers that hold experts, in order; empty when the model is dense."""
         if self.num_experts == 0:
             return []
+        dense = self.mlp_only_layers or ()
         return [
             layer_idx
             for layer_idx in range(self.num_hidden_layers)
-            if (layer_idx + 1) % self.decoder_sparse_step == 0 and layer_idx not in self.mlp_only_layers
+            if (layer_idx + 1) % self.decoder_sparse_step == 0 and layer_idx not in dense
         ]
 
     def _check_experts(self) -> None:
@@ -89,7 +90,7 @@ class PolyVTextConfig(Qwen2_5_VLTextConfig):
                 f"`decoder_sparse_step` must be at least 1, got {self.decoder_sparse_step}. "
                 "For a dense model set `num_experts=0`."
             )
-        outside = [layer for layer in self.mlp_only_layers if not 0 <= layer < self.num_hidden_layers]
+        outside = [layer for layer in self.mlp_only_layers or () if not 0 <= layer < self.num_hidden_layers]
         if outside:
             raise ValueError(
                 f"`mlp_only_layers` names layers {outside}, but `num_hidden_layers` is {self.num_hidden_layers}: "
@@ -102,7 +103,7 @@ class PolyVTextConfig(Qwen2_5_VLTextConfig):
                 f"`num_experts_per_tok` must be between 1 and `num_experts` ({self.num_experts}), "
                 f"got {self.num_experts_per_tok}."
             )
-        if self.moe_intermediate_size < 1:
+        if (self.moe_intermediate_size or 0) < 1:
             raise ValueError(f"`moe_intermediate_size` must be at least 1, got {self.moe_intermediate_size}.")
         if self.router_aux_loss_coef < 0:
             raise ValueError(f"`router_aux_loss_coef` must be 0 or more, got {self.router_aux_loss_coef}.")

@@ -6,6 +6,7 @@ Every class here shows only what differs from its Qwen2.5-VL parent.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -221,7 +222,7 @@ class PolyVModel(PolyVPreTrainedModel, Qwen2_5_VLModel):
     def get_video_features(
         self,
         pixel_values_videos: torch.Tensor,
-        video_grid_thw: torch.LongTensor | None = None,
+        video_grid_thw: torch.LongTensor,
         second_per_grid_ts: torch.Tensor | list[float] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
@@ -335,7 +336,7 @@ class PolyVForConditionalGeneration(PolyVPreTrainedModel, Qwen2_5_VLForCondition
         """See [`PolyVModel.get_image_features`]."""
         return self.model.get_image_features(pixel_values, image_grid_thw, image_coords, **kwargs)
 
-    def get_video_features(self, pixel_values_videos, video_grid_thw=None, second_per_grid_ts=None, **kwargs):
+    def get_video_features(self, pixel_values_videos, video_grid_thw, second_per_grid_ts=None, **kwargs):
         """See [`PolyVModel.get_video_features`]."""
         return self.model.get_video_features(pixel_values_videos, video_grid_thw, second_per_grid_ts, **kwargs)
 
@@ -425,7 +426,7 @@ class PolyVForConditionalGeneration(PolyVPreTrainedModel, Qwen2_5_VLForCondition
                 router_logits, text_config.num_experts, text_config.num_experts_per_tok,
                 attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2 else None,
             )  # fmt: skip
-            if loss is not None:
+            if loss is not None and labels is not None:
                 share = 1.0
                 if (num_items := kwargs.get("num_items_in_batch")) is not None:
                     # Trainer then sums the losses of its micro-batches, so each adds its share of the balance.
@@ -446,7 +447,7 @@ class PolyVForConditionalGeneration(PolyVPreTrainedModel, Qwen2_5_VLForCondition
 
     def _synergy(
         self, hidden_states: torch.Tensor, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Any]:
         """The heads' outputs at each `<synergy>`, [B, T, D] → [number of `<synergy>`, teacher size] each."""
         token_id = self.config.synergy_token_id
         if token_id is None:
