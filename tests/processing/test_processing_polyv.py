@@ -1,0 +1,397 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, pipeline
+
+from polyv.processing.posed_views import PosedViews
+from polyv.processing.processing_polyv import PolyVProcessor
+from tests.processing.conftest import intrinsics_for, look_at, photograph_floor, write_video
+from tests.tiny_tokenizer import build_qwen_processor
+
+
+RNG = np.random.default_rng(0)
+PICTURES = [RNG.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((50, 90), (112, 112), (33, 20))]
+CLIP = RNG.integers(0, 256, (6, 40, 56, 3), dtype=np.uint8)
+IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
+SCENE = "<|scene_pad|>"
+
+
+@pytest.fixture(scope="module")
+def qwen():
+    return build_qwen_processor()
+
+
+@pytest.fixture(scope="module")
+def qwen_folder(qwen, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("qwen")
+    qwen.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def processor(qwen_folder):
+    return PolyVProcessor.from_pretrained(qwen_folder)
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    """One image, one video and one scene as ordinary files."""
+    folder = tmp_path_factory.mktemp("media")
+    Image.fromarray(PICTURES[0]).save(folder / "image.png")
+    write_video(folder / "video.mp4", range(0, 240, 15))
+    photograph_floor([look_at((2, 0, 2)), look_at((-1, 2, 2)), look_at((0, -2, 2))]).save(folder / "scene")
+    return folder
+
+
+def user(*content):
+    return [{"role": "user", "content": [{"type": "text", "text": c} if isinstance(c, str) else c for c in content]}]
+
+
+def tensors(processor, messages, **kwargs):
+    kwargs = {"return_dict": True, "return_tensors": "pt", **kwargs}
+    return processor.apply_chat_template(messages, tokenize=True, **kwargs)
+
+
+# Loading and saving
+
+
+def test_it_loads_from_a_qwen_checkpoint_and_takes_the_next_id(qwen, processor):
+    assert processor.synergy_token_id == len(qwen.tokenizer) == 264
+    assert processor.tokenizer("a<synergy>b").input_ids[1] == 264
+    assert processor.tokenizer.decode([264, 65], skip_special_tokens=True) == processor.tokenizer.decode([65])
+    for name, token in qwen.tokenizer.get_vocab().items():
+        assert processor.tokenizer.get_vocab()[name] == token
+
+
+def test_settings_survive_saving_and_stay_out_of_the_tokenizer(qwen_folder, tmp_path):
+    settings = {"add_synergy": False, "num_synergy_tokens": 2, "max_image_pixels": 99_999}
+    first = PolyVProcessor.from_pretrained(qwen_folder, scenes_kwargs={"num_views": 5}, **settings)
+    first.save_pretrained(tmp_path)
+    again = PolyVProcessor.from_pretrained(tmp_path)
+    assert {name: getattr(again, name) for name in settings} == settings
+    assert again.scenes_kwargs == {"num_views": 5, "min_pixels": None, "max_pixels": 256 * 28 * 28}
+    assert again.synergy_token_id == 264 and len(again.tokenizer) == 265 and again.chat_template == first.chat_template
+    assert not settings.keys() & json.loads((tmp_path / "tokenizer_config.json").read_text()).keys()
+    text = again.apply_chat_template(user("q"), add_generation_prompt=True)
+    assert text.endswith("assistant\n")
+    assert (
+        PolyVProcessor.from_pretrained(tmp_path, add_synergy=True)
+        .apply_chat_template(user("q"), add_generation_prompt=True)
+        .endswith("assistant\n<synergy><synergy>")
+    )
+    assert again.apply_chat_template(user("q"), add_generation_prompt=True, add_synergy=True).endswith("<synergy>")
+
+
+def test_unknown_scene_settings_are_refused(qwen_folder, processor):
+    with pytest.raises(ValueError, match=r"scenes_kwargs: unknown \['views'\]"):
+        PolyVProcessor.from_pretrained(qwen_folder, scenes_kwargs={"views": 3})
+    with pytest.raises(ValueError, match=r"scenes_kwargs: unknown \['views'\]"):
+        processor(text="a", scenes_kwargs={"views": 3})
+
+
+def test_input_names(processor):
+    assert {"image_coords", "second_per_grid_ts", "mm_token_type_ids", "pixel_values_videos"} < set(
+        processor.model_input_names
+    )
+
+
+# Parity with Qwen2.5-VL
+
+
+def assert_same(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(np.asarray(ours[name]), np.asarray(value), err_msg=name)
+
+
+@pytest.mark.parametrize("as_pil", [True, False])
+def test_images_are_qwens(processor, qwen, as_pil):
+    images = [Image.fromarray(picture) if as_pil else picture for picture in PICTURES]
+    text = [f"{IMAGE}a{IMAGE}", "only text", f"b{IMAGE}"]
+    kwargs = {"return_tensors": "pt", "padding": True}
+    assert_same(processor(images=images, text=text, **kwargs), qwen(images=images, text=text, **kwargs))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"video_metadata": [{"fps": 8.0, "total_num_frames": 6, "frames_indices": list(range(6))}] * 2},
+        {"video_metadata": [{"fps": 8.0, "total_num_frames": 6}] * 2, "fps": 4, "do_sample_frames": True},
+        {"num_frames": 2, "do_sample_frames": True},
+        {"videos_kwargs": {"num_frames": 4, "do_sample_frames": True}},
+    ],
+)
+def test_videos_are_qwens(processor, qwen, options):
+    text = [f"{VIDEO}{VIDEO}a"]
+    ours = processor(videos=[CLIP, CLIP[::-1].copy()], text=text, return_tensors="pt", **options)
+    assert_same(ours, qwen(videos=[CLIP, CLIP[::-1].copy()], text=text, return_tensors="pt", **options))
+
+
+def test_the_parity_prompt_is_qwens(processor, qwen):
+    messages = [
+        user({"type": "image", "image": PICTURES[0]}, "a"),
+        [*user("b"), {"role": "assistant", "content": "c"}],
+    ]
+    ours = tensors(processor, messages, padding=True, add_synergy=False, add_generation_prompt=True)
+    theirs = tensors(qwen, messages, processor_kwargs={"padding": True}, add_generation_prompt=True)
+    assert_same(ours, theirs)
+
+
+def test_token_counts_for_serving_engines(processor, qwen):
+    sizes = {"image_sizes": [(50, 90), (112, 112)], "video_sizes": [(6, 40, 56)]}
+    assert processor._get_num_multimodal_tokens(**sizes) == qwen._get_num_multimodal_tokens(**sizes)
+
+
+# Images and videos as files
+
+
+def test_images_of_any_kind(processor, media):
+    rgba = Image.new("RGBA", (48, 32), (0, 0, 0, 0))
+    sources = [
+        media / "image.png",
+        str(media / "image.png"),
+        (media / "image.png").read_bytes(),
+        rgba,
+        np.asarray(rgba),
+    ]
+    out = processor(images=[sources[:2], sources[2:]], text=[IMAGE * 2, IMAGE * 3], return_tensors="pt", padding=True)
+    parts = out["pixel_values"].split(out["image_grid_thw"].prod(-1).tolist())
+    assert torch.equal(parts[0], parts[1]) and torch.equal(parts[0], parts[2]) and torch.equal(parts[3], parts[4])
+    assert parts[3].min() > 1.9  # transparent: white
+
+
+def test_bad_images_are_named(processor, media):
+    with pytest.raises(FileNotFoundError, match=r"image nowhere\.png: no such file"):
+        processor(images=["nowhere.png"], text=IMAGE)
+    with pytest.raises(ValueError, match=r"scene/pose/0\.txt: not a picture"):
+        processor(images=[media / "scene/pose/0.txt"], text=IMAGE)
+
+
+def test_a_video_file_is_sampled_once_and_its_seconds_are_true(processor, media):
+    out = tensors(processor, user({"type": "video", "video": str(media / "video.mp4")}, "q"))
+    assert out["video_grid_thw"][0, 0] == 2 and out["second_per_grid_ts"].tolist() == [1.0]  # 2 s at 2 fps, in pairs
+    dense = tensors(processor, user({"type": "video", "path": str(media / "video.mp4"), "fps": 8}, "q"))
+    assert dense["video_grid_thw"][0, 0] == 8 and dense["second_per_grid_ts"].tolist() == [0.25]
+    for kwargs in (
+        {"fps": 4},
+        {"processor_kwargs": {"fps": 4}},
+        {"num_frames": 8},
+        {"videos_kwargs": {"num_frames": 8}},
+    ):
+        out = tensors(processor, user({"type": "video", "video": str(media / "video.mp4")}, "q"), **kwargs)
+        assert out["video_grid_thw"][0, 0] == 4 and out["second_per_grid_ts"].tolist() == [0.5], kwargs
+    whole = processor(videos=[media / "video.mp4"], text=VIDEO, do_sample_frames=False, return_tensors="pt")
+    assert whole["video_grid_thw"][0, 0] == 8
+    capped = processor(videos=[media / "video.mp4"], text=VIDEO, fps=8, max_frames=4, return_tensors="pt")
+    assert capped["video_grid_thw"][0, 0] == 2 and capped["second_per_grid_ts"].tolist() == [1.0]
+    with pytest.raises(ValueError, match="fps=2 and num_frames=2: give one"):
+        processor(videos=[media / "video.mp4"], text=VIDEO, fps=2, num_frames=2)
+
+
+def test_frames_given_as_such_carry_their_rate(processor, media, tmp_path):
+    paths = []
+    for index, frame in enumerate(CLIP):
+        Image.fromarray(frame).save(tmp_path / f"{index}.png")
+        paths.append(str(tmp_path / f"{index}.png"))
+    for frames in (CLIP, list(CLIP), [Image.fromarray(frame) for frame in CLIP], paths):
+        for out in (
+            tensors(processor, user({"type": "video", "video": frames, "fps": 4}, "q")),
+            processor(videos=[frames], text=VIDEO, fps=4, return_tensors="pt"),
+        ):
+            assert out["video_grid_thw"][0, 0] == 3 and out["second_per_grid_ts"].tolist() == [0.5]
+    file = str(media / "video.mp4")
+    both = processor(videos=[file, list(CLIP)], text=VIDEO * 2, fps=[8, 4], return_tensors="pt")
+    assert both["video_grid_thw"][:, 0].tolist() == [8, 3] and both["second_per_grid_ts"].tolist() == [0.25, 0.5]
+
+
+def test_bad_videos_are_named(processor, media):
+    with pytest.raises(ValueError, match="one of them has no frames"):
+        processor(videos=[CLIP[:0]], text=VIDEO)
+    with pytest.raises(FileNotFoundError, match=r"video nowhere\.mp4: no such file"):
+        processor(videos=["nowhere.mp4"], text=VIDEO)
+    with pytest.raises(ValueError, match=r"image\.png: not a video file"):
+        processor(videos=[str(media / "image.png")], text=VIDEO)
+    with pytest.raises(ValueError, match="fps: got 2 values for 1 videos"):
+        processor(videos=[CLIP], text=VIDEO, fps=[1, 2])
+
+
+# Scenes
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    size=st.tuples(st.integers(24, 150), st.integers(24, 150)),
+    depth_size=st.tuples(st.integers(20, 90), st.integers(20, 90)),
+    pixels=st.sampled_from([40 * 40, 64 * 64, 112 * 112]),
+)
+def test_each_token_gets_the_coordinates_of_what_it_shows(processor, size, depth_size, pixels):
+    """Paint world x and y into red and green: what a token shows must then say where it is, whatever the resize."""
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    image = np.stack([255 * (columns + 0.5) / size[1], 255 * (rows + 0.5) / size[0], 0 * rows], axis=-1).astype(
+        np.uint8
+    )
+    k = intrinsics_for(*depth_size)
+    scene = PosedViews.from_arrays([image] * 2, np.ones((2, *depth_size), np.float32), k, [np.eye(4), np.eye(4)])
+    out = processor(scenes=[scene], text=SCENE, scenes_kwargs={"max_pixels": pixels}, return_tensors="pt")
+
+    _, grid_rows, grid_columns = out["image_grid_thw"][0].tolist()
+    assert grid_rows * grid_columns * 64 <= pixels
+    patches = out["pixel_values"].reshape(2, -1, 4, 3, 2, 8, 8)  # view, token, 2x2 patches, colour, time, patch
+    mean = torch.tensor(processor.image_processor.image_mean)
+    shown = patches.mean(dim=(2, 4, 5, 6)) * torch.tensor(processor.image_processor.image_std) + mean
+    half = np.array([depth_size[1] / k[0, 0] / 2, depth_size[0] / k[1, 1] / 2])
+    told = out["image_coords"].reshape(2, -1, 3)[..., :2].numpy() / half / 2 + 0.5  # 0..1 over the picture
+    assert np.abs(told - shown[..., :2].numpy()).max() < 0.03
+    assert told.shape[1] == grid_rows * grid_columns // 4
+
+
+def test_a_scene_is_one_image_a_view(processor, media):
+    out = tensors(processor, user({"type": "scene", "scene": str(media / "scene")}, "q"))
+    assert out["image_grid_thw"].shape == (3, 3) and (out["image_grid_thw"][:, 0] == 1).all()
+    tokens = (out["mm_token_type_ids"] == 1).sum()
+    assert out["image_coords"].shape == (tokens, 3) and out["image_coords"].dtype == torch.float32
+    assert tokens == out["image_grid_thw"].prod(-1).sum() // 4
+    ids, start = out["input_ids"][0].tolist(), processor.tokenizer.convert_tokens_to_ids("<|vision_start|>")
+    assert ids.count(start) == 3 and (ids.index(start) + 1) == ids.index(processor.image_token_id)
+    assert processor.tokenizer.decode(ids).endswith("<|vision_end|>q<|im_end|>\n")
+
+
+@pytest.mark.parametrize("key", ["scene", "path", "url"])
+def test_scenes_come_as_folder_object_or_file(processor, media, key):
+    by_path = tensors(processor, user({"type": "scene", key: str(media / "scene")}))
+    by_object = tensors(processor, user({"type": "scene", key: PosedViews.load(media / "scene")}))
+    assert_same(by_path, by_object)
+
+
+def test_the_number_and_size_of_views_are_limited(processor, qwen_folder, media):
+    content = {"type": "scene", "scene": str(media / "scene")}
+    out = tensors(processor, user(content), scenes_kwargs={"num_views": 2, "max_pixels": 32 * 32})
+    assert len(out["image_grid_thw"]) == 2 and out["image_grid_thw"].prod(-1).max() <= 16
+    large = tensors(processor, user(content), scenes_kwargs={"min_pixels": 256 * 256, "max_pixels": 300 * 300})
+    assert (large["image_grid_thw"].prod(-1) * 64 >= 256 * 256).all()
+    images = tensors(processor, user(content), scenes_kwargs={"max_pixels": 32 * 32}, max_pixels=64 * 64)
+    assert images["image_grid_thw"].prod(-1).max() <= 16  # the images' limit is not the views'
+    limited = PolyVProcessor.from_pretrained(qwen_folder, max_image_pixels=100)
+    with pytest.raises(ValueError, match="max_image_pixels=100"):
+        tensors(limited, user(content))
+
+
+def test_images_and_scenes_interleave_in_the_order_of_the_text(processor, media):
+    scene = PosedViews.load(media / "scene")
+    images = [Image.fromarray(picture) for picture in PICTURES[:2]]
+    out = processor(
+        images=images,
+        scenes=[scene, scene.select(1)],
+        text=[IMAGE + SCENE, SCENE + IMAGE],
+        return_tensors="pt",
+        padding=True,
+    )
+    alone = [processor(images=[image], text=IMAGE, return_tensors="pt") for image in images]
+    views = processor(scenes=[scene], text=SCENE, return_tensors="pt")
+    first_view = views["image_grid_thw"][0].prod()
+    expected = [
+        alone[0]["pixel_values"],
+        views["pixel_values"],
+        views["pixel_values"][:first_view],
+        alone[1]["pixel_values"],
+    ]
+    assert torch.equal(out["pixel_values"], torch.cat(expected))
+    known = [torch.full((len(part) // 4,), index in (1, 2)) for index, part in enumerate(expected)]
+    assert torch.equal(out["image_coords"].isfinite().all(-1), torch.cat(known))
+
+
+def test_a_batch_mixes_text_images_videos_and_scenes(processor, media):
+    conversations = [
+        user("only text"),
+        user({"type": "image", "image": str(media / "image.png")}, "image"),
+        user({"type": "video", "video": str(media / "video.mp4")}, "video"),
+        user({"type": "scene", "scene": str(media / "scene")}, "scene"),
+        user({"type": "scene", "scene": str(media / "scene")}, {"type": "image", "image": PICTURES[2]}, "both"),
+    ]
+    batch = tensors(processor, conversations, padding=True, add_generation_prompt=True)
+    singles = [tensors(processor, conversation, add_generation_prompt=True) for conversation in conversations]
+    for row, single in enumerate(singles):
+        kept = batch["attention_mask"][row].bool()
+        assert torch.equal(batch["input_ids"][row][kept], single["input_ids"][0])
+        assert torch.equal(batch["mm_token_type_ids"][row][kept], single["mm_token_type_ids"][0])
+        assert single["input_ids"][0, -1] == processor.synergy_token_id
+        assert ("image_coords" in single) == (row >= 3)
+    for name in ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw", "second_per_grid_ts"):
+        assert torch.equal(batch[name], torch.cat([single[name] for single in singles if name in single])), name
+    coordinates = [
+        single.get("image_coords", torch.full((int(single["image_grid_thw"].prod(-1).sum()) // 4, 3), torch.nan))
+        for single in singles
+        if "image_grid_thw" in single
+    ]
+    torch.testing.assert_close(batch["image_coords"], torch.cat(coordinates), equal_nan=True, rtol=0, atol=0)
+    assert set(batch["mm_token_type_ids"].unique().tolist()) == {0, 1, 2}
+
+
+def test_answers_are_masked_in_the_right_place_after_scenes(processor, media):
+    first = user({"type": "scene", "scene": str(media / "scene")}, "q", {"type": "image", "image": PICTURES[0]})
+    messages = [*first, {"role": "assistant", "content": "one"}, *user("r"), {"role": "assistant", "content": "two"}]
+    out = tensors(processor, [messages, user("x")], padding=True, return_assistant_tokens_mask=True)
+    mask = torch.as_tensor(out["assistant_masks"]).bool()
+    assert processor.tokenizer.decode(out["input_ids"][0][mask[0]]) == "one<|im_end|>two<|im_end|>"
+    assert not mask[1].any()
+
+
+@pytest.mark.parametrize(
+    "text, media, message",
+    [
+        (IMAGE, {}, r"images: got 0, but the text holds 1 <\|image_pad\|> placeholder"),
+        ("a", {"images": PICTURES[:2]}, r"images: got 2, but the text holds 0"),
+        (VIDEO * 2, {"videos": [CLIP]}, r"videos: got 1, but the text holds 2 <\|video_pad\|>"),
+        (SCENE, {}, r"scenes: got 0, but the text holds 1 <\|scene_pad\|>"),
+        (IMAGE, {"scenes": [None]}, r"images: got 0, but the text holds 1"),
+        ([IMAGE, "b"], {"images": [PICTURES[:1], PICTURES[:1]]}, r"images: got 2, but the text holds 1"),
+    ],
+)
+def test_counts_that_differ_are_refused(processor, text, media, message):
+    with pytest.raises(ValueError, match=message):
+        processor(text=text, **media)
+
+
+def test_other_misuse_is_refused(processor):
+    with pytest.raises(ValueError, match="nothing to process"):
+        processor()
+    with pytest.raises(TypeError, match="text: expected a string or a list of strings"):
+        processor(text=[["a"]])
+    with pytest.raises(TypeError, match="media: got int"):
+        processor(images=[3], text=IMAGE)
+    with pytest.raises(ValueError, match=r"scene: a content entry with keys \['type'\] names none"):
+        tensors(processor, user({"type": "scene"}))
+    with pytest.raises(FileNotFoundError, match="scene nowhere: no such file or folder"):
+        tensors(processor, user({"type": "scene", "scene": "nowhere"}))
+
+
+def test_the_image_text_to_text_pipeline_runs(processor, media):
+    ids = {
+        f"{name}_token_id": processor.tokenizer.convert_tokens_to_ids(f"<|{name}|>")
+        for name in ("vision_start", "vision_end")
+    }
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": 272, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 1,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 100.0},
+        },
+        vision_config={
+            "depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32,
+            "patch_size": 8, "window_size": 16, "fullatt_block_indexes": [0],
+        },
+        image_token_id=processor.image_token_id, video_token_id=processor.video_token_id, **ids,
+    )  # fmt: skip
+    model = Qwen2_5_VLForConditionalGeneration(config).eval()
+    ask = pipeline("image-text-to-text", model=model, processor=processor)
+    messages = user({"type": "image", "image": str(media / "image.png")}, "What?")
+    answer = ask(text=messages, max_new_tokens=2, return_full_text=False)
+    assert isinstance(answer[0]["generated_text"], str)

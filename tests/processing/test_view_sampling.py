@@ -1,0 +1,279 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+import io
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+
+from polyv.processing.view_sampling import (
+    Sampling,
+    open_image,
+    read_image,
+    read_video,
+    sample_indices,
+    select_views,
+    to_rgb,
+)
+from tests.processing.conftest import write_video
+
+
+LEVELS = list(range(20, 250, 14))  # 17 greys, far enough apart to survive H.264
+
+
+def seen(frames) -> list[int]:
+    """Which of LEVELS each frame shows."""
+    means = np.asarray(frames, dtype=np.float64).mean(axis=(1, 2, 3))
+    return [int(np.abs(np.array(LEVELS) - mean).argmin()) for mean in means]
+
+
+# Pictures
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA", "I;16", "RGBX"]
+)
+def test_every_mode_becomes_rgb(mode):
+    if mode == "I;16":
+        image = Image.fromarray(np.full((4, 6), 65535, np.uint16))
+    elif mode in ("I", "F"):
+        image = Image.new(mode, (6, 4), 65535 if mode == "I" else 1.0)
+    else:
+        image = Image.new("RGB", (6, 4), "white").convert("L").convert("1") if mode == "1" else Image.new(mode, (6, 4))
+    rgb = to_rgb(image)
+    assert rgb.mode == "RGB" and rgb.size == (6, 4)
+    if mode in ("1", "I", "F", "I;16", "LA", "RGBA"):  # white, or wholly transparent over white
+        assert np.asarray(rgb).min() == 255
+
+
+def test_transparency_lies_over_white(tmp_path):
+    rgba = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
+    rgba.putpixel((1, 0), (255, 0, 0, 128))
+    assert to_rgb(rgba).getpixel((0, 0)) == (255, 0, 0)
+    assert to_rgb(rgba).getpixel((1, 0)) == pytest.approx((255, 127, 127), abs=1)
+    palette = Image.new("P", (2, 1), 0)
+    palette.putpalette([0, 0, 0, 9, 9, 9])
+    palette.putpixel((1, 0), 1)
+    palette.save(tmp_path / "p.png", transparency=0)
+    image = read_image(tmp_path / "p.png")
+    assert image.getpixel((0, 0)) == (255, 255, 255) and image.getpixel((1, 0)) == (9, 9, 9)
+
+
+@pytest.mark.parametrize(
+    "top, dtype, mode", [(65535, np.uint16, "I;16"), (1.0, np.float32, "F"), (255.0, np.float32, "F")]
+)
+def test_deep_greys_keep_their_gradation(top, dtype, mode):
+    image = Image.fromarray(np.linspace(0, top, 256).astype(dtype)[None])
+    assert image.mode == mode
+    np.testing.assert_allclose(np.asarray(to_rgb(image))[0, :, 0], np.arange(256), atol=1)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("orientation, corner", [(1, (0, 0)), (3, (39, 23)), (6, (23, 0)), (8, (0, 39))])
+def test_exif_rotation_is_applied(tmp_path, suffix, orientation, corner):
+    image = Image.new("RGB", (40, 24))
+    image.paste((255, 255, 255), (0, 0, 8, 8))  # white where the first pixel is stored
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / f"a.{suffix}", exif=exif)
+    upright = read_image(tmp_path / f"a.{suffix}")
+    assert upright.size == ((40, 24) if orientation in (1, 3) else (24, 40))
+    assert np.mean(upright.getpixel(corner)) > 200
+
+
+def test_a_picture_may_come_as_bytes_and_under_another_picture_name(tmp_path):
+    stream = io.BytesIO()
+    Image.new("RGB", (5, 4), "red").save(stream, "JPEG")
+    (tmp_path / "really_a_jpeg.png").write_bytes(stream.getvalue())
+    assert read_image(stream.getvalue()).size == read_image(tmp_path / "really_a_jpeg.png").size == (5, 4)
+
+
+def test_bad_pictures_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+        read_image(tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("I am a text")
+    with pytest.raises(ValueError, match=r"text\.png: not a picture that PIL can read, whatever its name says"):
+        read_image(tmp_path / "text.png")
+    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"cut\.png: the picture is damaged or cut short"):
+        read_image(tmp_path / "cut.png")
+    with pytest.raises(ValueError, match="64x64 pixels are more than max_image_pixels=4095"):
+        read_image(tmp_path / "whole.png", max_pixels=4095)
+    assert read_image(tmp_path / "whole.png", max_pixels=4096).size == (64, 64)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"whole\.png: .*decompression bomb"):
+        read_image(tmp_path / "whole.png")
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
+    def explode(*_):
+        raise AssertionError("decoded")
+
+    stream = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(stream, "PNG")
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", explode)
+    with pytest.raises(ValueError, match="9000x9000 pixels are more than"):
+        open_image(stream.getvalue(), max_pixels=10_000_000)
+
+
+# Sampling
+
+
+@given(count=st.integers(0, 500), limit=st.integers(1, 50))
+def test_select_views_spreads_over_all(count, limit):
+    chosen = select_views(count, limit)
+    assert len(chosen) == min(count, limit) and len(set(chosen.tolist())) == len(chosen)
+    if count > 1 and limit > 1:
+        assert chosen[0] == 0 and chosen[-1] == count - 1
+        assert np.ptp(np.diff(chosen)) <= 1
+
+
+def test_select_views_refuses_none():
+    with pytest.raises(ValueError, match="num_views=0: at least 1"):
+        select_views(5, 0)
+
+
+@given(
+    gaps=st.lists(st.floats(0.01, 0.5), min_size=1, max_size=80),
+    fps=st.floats(0.2, 30),
+    cap=st.integers(2, 40),
+)
+def test_samples_are_even_in_time_and_never_from_the_future(gaps, fps, cap):
+    times = np.cumsum([0, *gaps[:-1]])
+    duration = float(sum(gaps))
+    chosen = sample_indices(times, duration, Sampling(fps=fps, min_frames=1, max_frames=cap))
+    assert 1 <= len(chosen) <= min(cap, len(times)) or len(times) == 1
+    assert len(chosen) % 2 == 0 or len(times) == 1
+    moments = np.arange(len(chosen)) * duration / len(chosen)
+    shown_until = np.append(times[1:], duration)
+    assert (times[chosen] <= moments + 2e-4).all() and (shown_until[chosen] >= moments - 1e-9).all()
+
+
+def test_sampling_by_fps_count_and_caps():
+    times = np.arange(80) / 8  # 10 s at 8 fps
+    at = lambda **options: sample_indices(times, 10.0, Sampling(**options)).tolist()  # noqa: E731
+    assert at(fps=2) == list(range(0, 80, 4))
+    assert at(fps=8) == at(fps=100) == list(range(80))
+    assert at(fps=2, max_frames=8) == list(range(0, 80, 10))
+    assert at(fps=0.1, min_frames=4) == [0, 20, 40, 60]
+    assert at(num_frames=10) == list(range(0, 80, 8))
+    assert len(at(num_frames=7)) == 6  # a multiple of the temporal patch
+    assert at(every_frame=True) == list(range(80))
+    with pytest.raises(ValueError, match="num_frames=81: the video has only 80 frames"):
+        at(num_frames=81)
+    with pytest.raises(ValueError, match="expected a positive number"):
+        at(fps=-1)
+
+
+# Videos
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.mov"])
+def test_a_file_is_sampled_by_fps(tmp_path, name):
+    path = write_video(tmp_path / name, LEVELS[:16])
+    frames, metadata = read_video(path, Sampling(fps=4))
+    assert frames.shape == (8, 48, 64, 3) and frames.dtype == np.uint8
+    assert seen(frames) == metadata.frames_indices == list(range(0, 16, 2))
+    assert metadata.sampled_fps == pytest.approx(4, rel=0.01)
+    assert metadata.duration == pytest.approx(2, rel=0.01)
+    again, _ = read_video(path.read_bytes(), Sampling(fps=4))
+    np.testing.assert_array_equal(frames, again)
+
+
+def test_a_variable_frame_rate_is_resampled_by_timestamps(tmp_path):
+    """Twelve frames in the first second, then one a second: even in time means mostly the late ones."""
+    times = [index / 12 for index in range(12)] + [1.0, 2.0, 3.0]
+    path = write_video(tmp_path / "vfr.mp4", LEVELS[:15], times)
+    frames, metadata = read_video(path, Sampling(fps=2))
+    duration = metadata.duration
+    moments = np.arange(len(frames)) * duration / len(frames)
+    expected = [max(k for k, time in enumerate(times) if time <= moment + 0.002) for moment in moments]
+    assert seen(frames) == expected
+    assert len(frames) >= 6 and expected.count(12) >= 2  # one frame shown for long is met more than once
+    assert metadata.sampled_fps == pytest.approx(len(frames) / duration)
+
+
+def test_a_video_that_starts_late_starts_at_zero(tmp_path):
+    path = write_video(tmp_path / "late.mkv", LEVELS[:8], [5 + index / 8 for index in range(8)])
+    frames, metadata = read_video(path, Sampling(fps=8))
+    assert seen(frames) == list(range(8)) and metadata.duration == pytest.approx(1, abs=0.01)
+
+
+def test_one_frame_is_a_video(tmp_path):
+    frames, metadata = read_video(write_video(tmp_path / "one.mp4", LEVELS[:1]), Sampling())
+    assert len(frames) == 1 and metadata.sampled_fps > 0
+
+
+def test_a_phone_s_rotation_is_obeyed(tmp_path):
+    path = write_video(tmp_path / "a.mp4", LEVELS[:4])
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 4 + 40  # ISO 14496-12: the track header's display matrix
+    quarter = [0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30]
+    content[matrix : matrix + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in quarter)
+    path.write_bytes(content)
+    frames, metadata = read_video(path, Sampling(every_frame=True))
+    assert frames.shape == (4, 64, 48, 3) and (metadata.height, metadata.width) == (64, 48)
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("index_last.mp4", {}, "not a video file, whatever its name says, or cut short before its index"),
+        ("index_first.mp4", {"movflags": "faststart"}, "cut short: its data end within frame"),
+        ("a.mkv", {}, "cut short: it claims 2.00 s, but its frames end at"),
+        ("a.avi", {}, "cut short"),
+    ],
+)
+def test_truncated_videos_are_refused(tmp_path, name, options, message):
+    path = write_video(tmp_path / name, LEVELS[:16], noise=15, **options)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(ValueError, match=message):
+        read_video(path, Sampling())
+
+
+def test_damaged_data_is_refused(tmp_path):
+    path = write_video(tmp_path / "a.mp4", LEVELS[:16], movflags="faststart")
+    content = bytearray(path.read_bytes())
+    start = content.index(b"mdat") + 4
+    content[start:] = b"\x00" * (len(content) - start)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged or cut short|cut short: only"):
+        read_video(path, Sampling())
+
+
+def test_files_that_are_no_videos_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.mp4: no such file"):
+        read_video(tmp_path / "none.mp4", Sampling())
+    Image.new("RGB", (64, 64)).save(tmp_path / "picture.mp4", format="PNG")
+    (tmp_path / "text.mp4").write_text("hello\n" * 100)
+    (tmp_path / "art.txt").write_text("hello\n" * 100)  # FFmpeg would render it as a terminal
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    write_video(tmp_path / "other.mp4", LEVELS[:4])
+    (tmp_path / "list.mp4").write_text("#EXTM3U\n#EXTINF:1,\nother.mp4\n")  # a play list reads other files
+    for name in ("picture.mp4", "text.mp4", "art.txt", "empty.mp4", "list.mp4"):
+        with pytest.raises(ValueError, match=rf"{name}: not a video file, whatever its name says"):
+            read_video(tmp_path / name, Sampling())
+
+
+def test_a_video_without_pictures_is_refused(tmp_path):
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(ValueError, match="it holds no video stream, only 1 other"):
+        read_video(tmp_path / "sound.mp4", Sampling())
+    write_video(tmp_path / "none.mkv", [])
+    with pytest.raises(ValueError, match=r"it has no frames|not a video file"):
+        read_video(tmp_path / "none.mkv", Sampling())
+
+
+def test_a_video_beyond_the_pixel_limit_is_refused(tmp_path):
+    path = write_video(tmp_path / "a.mp4", LEVELS[:4])
+    with pytest.raises(ValueError, match="frames of 64x48 pixels are more than max_image_pixels=3000"):
+        read_video(path, Sampling(), max_pixels=3000)
