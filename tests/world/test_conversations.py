@@ -1,0 +1,136 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from polyv.world.conversations import FILES, TURNS, pair_up, write_jsonl
+from polyv.world.questions import SUITES
+from tests.world.factory import random_record
+
+
+@pytest.fixture(scope="module")
+def records():
+    return [random_record(index) for index in range(60)]
+
+
+@pytest.fixture(scope="module")
+def folder(records, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    write_jsonl(folder, records, seed=3)
+    return folder
+
+
+def rows(folder: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
+
+
+def parts(row: dict) -> list[dict]:
+    return [part for message in row["messages"] for part in message["content"]]
+
+
+def test_writes_the_four_files_and_nothing_else(folder, records):
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    counts = write_jsonl(folder, records, seed=3)
+    assert counts == {name: len(rows(folder, name)) for name in FILES}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_rows_are_conversations_over_existing_paths(folder, records, name):
+    known = {path for record in records for path in record.media.model_dump().values()}
+    known |= {f"{r.media.scene}/color/{view}.png" for r in records for view in range(len(r.view_cameras))}
+    for row in rows(folder, name):
+        assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * (len(row["messages"]) // 2)
+        for number, message in enumerate(row["messages"]):
+            kinds = [part["type"] for part in message["content"]]
+            assert kinds[-1] == "text" and "text" not in kinds[:-1]
+            assert (len(kinds) > 1) == (number == 0), "media stand in the first user turn only"
+            for part in message["content"][:-1]:
+                assert set(part) == {"type", part["type"]} and part[part["type"]] in known
+        assert row["scene_id"] in {record.scene_id for record in records}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_ids_are_unique_and_name_the_split(folder, name):
+    ids = [row["id"] for row in rows(folder, name)]
+    assert len(set(ids)) == len(ids) and all(key.startswith("train-") for key in ids)
+
+
+def test_conversations_have_up_to_eight_turns(folder):
+    lengths = {name: {len(row["messages"]) // 2 for row in rows(folder, name)} for name in FILES}
+    assert lengths["captions.jsonl"] == lengths["questions.jsonl"] == {1}
+    for name in ("general.jsonl", "suites.jsonl"):
+        assert max(lengths[name]) <= TURNS and max(lengths[name]) > 4
+
+
+def test_no_question_is_asked_twice_in_a_conversation(folder):
+    for name in ("general.jsonl", "suites.jsonl"):
+        for row in rows(folder, name):
+            asked = [m["content"][-1]["text"] for m in row["messages"] if m["role"] == "user"]
+            assert len(set(asked)) == len(asked)
+
+
+def test_questions_carry_what_evaluation_reads(folder):
+    asked = rows(folder, "questions.jsonl")
+    assert {row["suite"] for row in asked} == set(SUITES)
+    for row in asked:
+        assert set(row) == {"id", "scene_id", "suite", "template", "question", "answer", "messages"}
+        assert [part["text"] for part in parts(row) if part["type"] == "text"] == [row["question"], row["answer"]]
+        assert row["template"] in {template.name for template in SUITES[row["suite"]]}
+
+
+def test_media_of_each_suite(folder):
+    shown: dict[str, set[tuple[str, ...]]] = {}
+    for row in rows(folder, "questions.jsonl"):
+        kinds = tuple(part["type"] for part in parts(row) if part["type"] != "text")
+        shown.setdefault(row["suite"], set()).add(kinds)
+    assert shown == {
+        "general_image": {("image",)},
+        "spatial_image": {("image",)},
+        "temporal_image": {("image",)},
+        "multi_image": {("image", "image")},
+        "spatial_video": {("video",)},
+        "general_video": {("video",)},
+        "cross_video": {("video", "video")},
+        "scene_qa": {("scene",)},
+        "situated_qa": {("scene",)},
+        "embodied_qa": {("scene",)},
+    }
+
+
+def test_same_seed_same_bytes_and_another_seed_others(folder, records, tmp_path):
+    def read(place: Path) -> list[bytes]:
+        return [(place / name).read_bytes() for name in FILES]
+
+    write_jsonl(tmp_path, records, seed=3)
+    assert read(tmp_path) == read(folder)
+    write_jsonl(tmp_path, records, seed=4)
+    assert all(one != other for one, other in zip(read(tmp_path), read(folder), strict=True))
+
+
+def test_only_moving_scenes_are_paired_and_never_with_themselves(records):
+    pairs = pair_up(records, np.random.default_rng(0))
+    moving = {index for index, record in enumerate(records) if record.layout != "static"}
+    assert set(pairs) == moving and set(pairs.values()) <= moving
+    assert all(one != other for one, other in pairs.items())
+
+
+def test_one_moving_scene_has_no_partner(records):
+    one = next(record for record in records if record.layout != "static")
+    assert pair_up([one], np.random.default_rng(0)) == {}
+
+
+def test_mixed_splits_are_refused(tmp_path, records):
+    with pytest.raises(ValueError, match=r"one split, got \['test', 'train'\]"):
+        write_jsonl(tmp_path, [records[0], random_record(1, "test")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_leaves_the_old_files(folder, records, tmp_path):
+    write_jsonl(tmp_path, records[:5], seed=0)
+    before = {name: (tmp_path / name).read_bytes() for name in FILES}
+    broken = records[0].model_copy(update={"video_cameras": ()})
+    with pytest.raises((ValueError, IndexError)):
+        write_jsonl(tmp_path, [*records[:3], broken], seed=0)
+    assert {name: (tmp_path / name).read_bytes() for name in FILES} == before

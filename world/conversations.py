@@ -1,0 +1,126 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""Captions and questions as chat messages in JSONL files: the very format that users' own training data has.
+
+    captions.jsonl   one request and caption a row
+    general.jsonl    general questions only, up to eight turns over one medium
+    suites.jsonl     questions of all ten suites, up to eight turns over one medium or pair of media
+    questions.jsonl  one question a row, for evaluation
+
+Paths are relative to the folder of the JSONL. The same records and seed give the same bytes.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from polyv.world.captions import captions
+from polyv.world.questions import SUITES, Balance, Question, ask, ask_general
+from polyv.world.records import SceneRecord
+from polyv.world.sightings import Sight
+
+
+FILES = ("captions.jsonl", "general.jsonl", "suites.jsonl", "questions.jsonl")
+TURNS = 8
+
+# Questions a template and scene: several where they share a forward pass, one where each is a test item.
+_TRAINING_QUESTIONS = 3
+_TEST_QUESTIONS = 1
+# Scenes that are tried as the second of two videos.
+_PARTNERS = 8
+
+
+def write_jsonl(folder: str | Path, records: Sequence[SceneRecord], seed: int = 0) -> dict[str, int]:
+    """Write the four files into `folder`, each under a temporary name first; returns rows per file.
+
+    `records` are scenes of one split, in order. Raises ValueError where they mix splits.
+    """
+    if len({record.split for record in records}) > 1:
+        splits = sorted({record.split for record in records})
+        raise ValueError(f"records must be of one split, got {splits}; write each split into a folder of its own")
+    folder = Path(folder)
+    rows = dict.fromkeys(FILES, 0)
+    with ExitStack() as stack:
+        files = {name: stack.enter_context((folder / f".{name}.part").open("w", encoding="utf-8")) for name in FILES}
+        for name, row in _rows(records, seed):
+            files[name].write(json.dumps(row, ensure_ascii=False) + "\n")
+            rows[name] += 1
+    for name in FILES:
+        (folder / f".{name}.part").replace(folder / name)
+    return rows
+
+
+def _rows(records: Sequence[SceneRecord], seed: int) -> Iterator[tuple[str, dict]]:
+    partners = pair_up(records, np.random.default_rng([seed, 1]))
+    training, testing, general = Balance(), Balance(), Balance()
+    for index, record in enumerate(records):
+        rng = np.random.default_rng([seed, 2, index])
+        partner = records[partners[index]] if index in partners else None
+        for number, (medium, request, caption) in enumerate(captions(record, rng)):
+            yield "captions.jsonl", _row(record, f"caption-{number}", (medium,), [(request, caption)])
+        yield from _grouped("general.jsonl", record, ask_general(record, rng, general, _TRAINING_QUESTIONS), rng)
+        yield from _grouped("suites.jsonl", record, ask(record, rng, training, _TRAINING_QUESTIONS, partner), rng)
+        for question in ask(record, rng, testing, _TEST_QUESTIONS, partner):
+            row = _row(
+                record,
+                f"{question.suite}-{question.template}",
+                question.media,
+                [(question.question, question.answer)],
+            )
+            extra = {key: getattr(question, key) for key in ("suite", "template", "question", "answer")}
+            yield (
+                "questions.jsonl",
+                {"id": row["id"], "scene_id": row["scene_id"], **extra, "messages": row["messages"]},
+            )
+
+
+def pair_up(records: Sequence[SceneRecord], rng: np.random.Generator) -> dict[int, int]:
+    """Which scene gives the second video to which, for all scenes whose videos show motion.
+
+    Of a few scenes drawn at random, the one that allows most questions: most pairs at random have the same answer to
+    "which video shows a fall" (neither). Fly-throughs are left out: nothing in them collides, falls or goes anywhere.
+    """
+    sights = {index: sight for index, record in enumerate(records) if not (sight := Sight(record)).flies}
+    moving = list(sights)
+    pairs = {}
+    for index in moving if len(moving) > 1 else ():
+        drawn = [moving[i] for i in rng.choice(len(moving), min(_PARTNERS, len(moving)), replace=False)]
+        candidates = [other for other in drawn if other != index] or [other for other in moving if other != index][:1]
+        pairs[index] = max(candidates, key=lambda other: _shared(sights[index], sights[other], rng))
+    return pairs
+
+
+def _shared(one: Sight, other: Sight, rng: np.random.Generator) -> int:
+    """How many different answers the two videos allow; "yes" counts twice, for two ways seldom agree."""
+    both = Sight(one.record, other)
+    answers = [{found.answer for found in template.find(both, rng)} for template in SUITES["cross_video"]]
+    return sum(len(words) + ("yes" in words) for words in answers)
+
+
+def _grouped(
+    name: str, record: SceneRecord, questions: list[Question], rng: np.random.Generator
+) -> Iterator[tuple[str, dict]]:
+    """Conversations of up to `TURNS` turns, each over one medium or pair of media, turns in random order."""
+    by_media: dict[tuple[tuple[str, str], ...], list[Question]] = {}
+    for question in questions:
+        by_media.setdefault(question.media, []).append(question)
+    for media, asked in by_media.items():
+        turns = [(asked[i].question, asked[i].answer) for i in rng.permutation(len(asked))]
+        kind = "-".join(kind for kind, _ in media)
+        parts = np.array_split(np.arange(len(turns)), -(-len(turns) // TURNS))  # of even length
+        for number, part in enumerate(parts):
+            yield name, _row(record, f"{kind}-{number}", media, [turns[i] for i in part])
+
+
+def _row(
+    record: SceneRecord, what: str, media: tuple[tuple[str, str], ...], turns: list[tuple[str, str]]
+) -> dict[str, object]:
+    shown: list[dict[str, str]] = [{"type": kind, kind: path} for kind, path in media]
+    messages = []
+    for number, (question, answer) in enumerate(turns):
+        content = [*(shown if number == 0 else []), {"type": "text", "text": question}]
+        messages.append({"role": "user", "content": content})
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    return {"id": f"{record.split}-{record.scene_id}-{what}", "scene_id": record.scene_id, "messages": messages}

@@ -1,0 +1,149 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""The ten question suites: questions on a scene's media with one-word answers computed from its scene graph.
+
+    balance = Balance()
+    for record in records:
+        questions += ask(record, np.random.default_rng([seed, 0]), balance, most=1)
+
+Each template lists every well-posed instance in a scene; `Balance` picks among them such that the answers of each
+template stay level over the whole data set, so that the wording of a question tells little about its answer.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from polyv.world.questions_general import GENERAL_IMAGE, GENERAL_SCENE, GENERAL_VIDEO
+from polyv.world.questions_image import MULTI_IMAGE, SPATIAL_IMAGE, TEMPORAL_IMAGE
+from polyv.world.questions_scene import EMBODIED_QA, SCENE_QA, SITUATED_QA
+from polyv.world.questions_video import CROSS_VIDEO, GENERAL_VIDEO_EVENTS, SPATIAL_VIDEO
+from polyv.world.records import SceneRecord
+from polyv.world.sightings import Sight
+from polyv.world.templates import Found, Template
+
+
+SUITES: dict[str, tuple[Template, ...]] = {
+    "general_image": GENERAL_IMAGE,
+    "spatial_image": SPATIAL_IMAGE,
+    "multi_image": MULTI_IMAGE,
+    "spatial_video": SPATIAL_VIDEO,
+    "cross_video": CROSS_VIDEO,
+    "general_video": GENERAL_VIDEO_EVENTS,
+    "scene_qa": SCENE_QA + GENERAL_SCENE,
+    "situated_qa": SITUATED_QA,
+    "embodied_qa": EMBODIED_QA,
+    "temporal_image": TEMPORAL_IMAGE,
+}
+# Count, shape and colour on all three media: all that the backbone may be asked.
+GENERAL: tuple[Template, ...] = GENERAL_IMAGE + GENERAL_VIDEO + GENERAL_SCENE
+
+# No answer of a template may be given more than this many times as often as the next most frequent one, plus one.
+_DOMINANCE = 1.1
+_FEW = 1
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question on one medium (or two), with its one-word answer.
+
+    `media` lists what is shown before it as (kind, path) with kind "image", "video" or "scene" and the path relative
+    to the folder of the split. `general` marks count, shape and colour questions, free of space and time.
+    """
+
+    suite: str
+    template: str
+    question: str
+    answer: str
+    media: tuple[tuple[str, str], ...]
+    scene_id: str
+    general: bool
+
+
+class Balance:
+    """Keeps the answers of each template level while questions are chosen scene by scene.
+
+    Of the answers that a scene offers, the one given least often so far comes first; one that dominates its template
+    is not given again until the others catch up.
+    """
+
+    def __init__(self) -> None:
+        self.given: defaultdict[tuple[str, str, str, str], Counter[str]] = defaultdict(Counter)
+
+    def choose(self, template: Template, found: list[Found], most: int, rng: np.random.Generator) -> list[Found]:
+        """At most `most` of the instances found, in random order."""
+        offered: dict[tuple[str, str], list[Found]] = {}
+        for i in rng.permutation(len(found)):
+            offered.setdefault((found[i].given, found[i].answer), []).append(found[i])
+        chosen: list[Found] = []
+        while offered and len(chosen) < most:
+            kind = min(offered, key=lambda kind: self._lead(template, *kind))
+            if self._lead(template, *kind) >= _FEW:
+                break
+            self._answers(template, kind[0])[kind[1]] += 1
+            chosen.append(offered[kind].pop())
+            if not offered[kind]:
+                del offered[kind]
+        return chosen
+
+    def _answers(self, template: Template, given: str) -> Counter[str]:
+        return self.given[template.suite, template.media, template.name, given]
+
+    def _lead(self, template: Template, given: str, answer: str) -> float:
+        """By how many an answer is ahead of where it may be: a little more frequent than the next one."""
+        answers = self._answers(template, given)
+        return answers[answer] - _DOMINANCE * max((n for word, n in answers.items() if word != answer), default=0)
+
+
+def ask(
+    record: SceneRecord,
+    rng: np.random.Generator,
+    balance: Balance,
+    most: int = 1,
+    partner: SceneRecord | None = None,
+) -> list[Question]:
+    """Questions of all ten suites on a scene, at most `most` a template.
+
+    `partner` is the scene that gives the second video of `cross_video`; without it that suite is left out.
+    """
+    templates = [template for suite in SUITES.values() for template in suite]
+    return _ask(templates, record, rng, balance, most, partner)
+
+
+def ask_general(record: SceneRecord, rng: np.random.Generator, balance: Balance, most: int = 1) -> list[Question]:
+    """General questions only (count, shape, colour) on the image, the video and the posed views of a scene."""
+    return _ask(GENERAL, record, rng, balance, most, None)
+
+
+def _ask(
+    templates: Sequence[Template],
+    record: SceneRecord,
+    rng: np.random.Generator,
+    balance: Balance,
+    most: int,
+    partner: SceneRecord | None,
+) -> list[Question]:
+    sight = Sight(record, Sight(partner) if partner else None)
+    questions = []
+    for template in templates:
+        if template.media == "videos" and partner is None:
+            continue
+        media = _media(template, record, partner)
+        for found in balance.choose(template, template.find(sight, rng), most, rng):
+            wording = template.wordings[rng.integers(len(template.wordings))].format(**found.slots)
+            questions.append(
+                Question(
+                    template.suite, template.name, wording, found.answer, media, record.scene_id, template.general
+                )
+            )
+    return questions
+
+
+def _media(template: Template, record: SceneRecord, partner: SceneRecord | None) -> tuple[tuple[str, str], ...]:
+    files = record.media
+    if template.media == "videos" and partner is not None:
+        return ("video", files.video), ("video", partner.media.video)
+    if template.media == "images":
+        return ("image", files.image), ("image", files.moved)
+    return ((template.media, getattr(files, template.media)),)

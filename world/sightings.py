@@ -1,0 +1,206 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""What a viewer of each medium can tell: which objects are seen well enough, and the geometry between them.
+
+Questions are asked only where a careful viewer has no doubt. Two safeguards live here: an object is "clear" in a
+picture only when most of it shows and it is not tiny, and comparisons are answered only with a margin, never on a
+near tie. Metres, seconds, pixels and degrees; axes as in `polyv.world.records`.
+"""
+
+import math
+from collections.abc import Iterable
+from functools import cached_property
+
+import numpy as np
+
+from polyv.world.physics import FURNITURE
+from polyv.world.records import Appearance, Camera, SceneObject, SceneRecord
+
+
+# Of an object's own pixels, how many must show; and how wide and high its box must be, of the picture's width.
+CLEAR_FRACTION = 0.6
+CLEAR_SIZE = 0.055
+
+# The farther of two distances must be at least this many times the nearer one: between objects, and from a camera
+# (which stands far off, so that the same ratio is a longer way).
+MARGIN = 1.2
+CAMERA_MARGIN = 1.12
+
+# Left and right are asked this far from straight ahead and straight behind (degrees).
+SIDE_MARGIN = 25.0
+# Ahead and behind are asked this far from the two sides (degrees).
+AHEAD_MARGIN = 30.0
+
+
+def is_furniture(thing: SceneObject) -> bool:
+    """Whether it is a table or a ramp: they carry objects, and are no "objects" where a question says that word."""
+    return thing.category in FURNITURE
+
+
+def is_clear(seen: Appearance, camera: Camera) -> bool:
+    """Whether nobody could overlook or mistake the object in this picture."""
+    if seen.box is None or seen.visible < CLEAR_FRACTION:
+        return False
+    x0, y0, x1, y1 = seen.box
+    smallest = CLEAR_SIZE * camera.width
+    if min(x0, y0) < 1 or x1 > camera.width - 2 or y1 > camera.height - 2:
+        smallest *= 2  # the border may cut it off, which `visible` does not count
+    return x1 - x0 >= smallest and y1 - y0 >= smallest
+
+
+def is_hidden(seen: Appearance) -> bool:
+    """Whether not a pixel of the object shows. Between clear and hidden lies what is never asked about."""
+    return seen.box is None
+
+
+def box_centre(seen: Appearance) -> tuple[float, float]:
+    """Middle of the box in pixels (x, y). ValueError where the object is not seen."""
+    if seen.box is None:
+        raise ValueError("seen has no box: the object does not show in this picture; ask is_hidden first")
+    x0, y0, x1, y1 = seen.box
+    return (x0 + x1) / 2, (y0 + y1) / 2
+
+
+def in_camera(points: np.ndarray, camera: Camera) -> np.ndarray:
+    """World points [..., 3] in the camera's axes (x right, y down, z forward), metres."""
+    pose = np.asarray(camera.pose)
+    return (np.asarray(points) - pose[:3, 3]) @ pose[:3, :3]
+
+
+def bearing(standing: Iterable[float], facing: Iterable[float], target: Iterable[float]) -> float:
+    """Where `target` is for someone at `standing` who looks at `facing`, on the floor plan.
+
+    Degrees in (-180, 180]: 0 straight ahead, positive to the left, ±180 straight behind (the z axis points up, so
+    left is counter-clockwise seen from above).
+    """
+    (ax, ay), (bx, by), (cx, cy) = (tuple(p)[:2] for p in (standing, facing, target))
+    forward, sight = (bx - ax, by - ay), (cx - ax, cy - ay)
+    cross = forward[0] * sight[1] - forward[1] * sight[0]
+    dot = forward[0] * sight[0] + forward[1] * sight[1]
+    return math.degrees(math.atan2(cross, dot))
+
+
+def side_of(angle: float) -> str | None:
+    """ "left" or "right" for a bearing, None where it is too near straight ahead or behind."""
+    if SIDE_MARGIN <= abs(angle) <= 180 - SIDE_MARGIN:
+        return "left" if angle > 0 else "right"
+    return None
+
+
+def ahead_of(angle: float) -> str | None:
+    """ "ahead" or "behind" for a bearing, None where it is rather to the side."""
+    if abs(angle) <= 90 - AHEAD_MARGIN:
+        return "ahead"
+    return "behind" if abs(angle) >= 90 + AHEAD_MARGIN else None
+
+
+class Sight:
+    """One scene graph with what follows from it, computed once: who is clear where, and all distances.
+
+    `partner` is the second scene where a question is about two videos.
+    """
+
+    def __init__(self, record: SceneRecord, partner: "Sight | None" = None):
+        self.record = record
+        self.partner = partner
+        self.objects = record.objects
+        self.solids = tuple(thing for thing in record.objects if not is_furniture(thing))
+        self.furniture = tuple(thing for thing in record.objects if is_furniture(thing))
+        self.by_id = {thing.id: thing for thing in record.objects}
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {thing.id: i for i, thing in enumerate(self.objects)}
+
+    @cached_property
+    def centres(self) -> np.ndarray:
+        """Centres at time 0, [objects, 3]."""
+        return np.array([thing.position for thing in self.objects], dtype=float).reshape(-1, 3)
+
+    @cached_property
+    def _distances(self) -> tuple[np.ndarray, np.ndarray]:
+        """Between all pairs: from centre to centre, and between the two boxes (0 where they touch)."""
+        offset = np.abs(self.centres[:, None] - self.centres[None])
+        half = np.array([thing.extent for thing in self.objects], dtype=float).reshape(-1, 3) / 2
+        gap = np.clip(offset - half[:, None] - half[None], 0, None)
+        return np.linalg.norm(offset, axis=-1), np.linalg.norm(gap, axis=-1)
+
+    def nearer(self, a: SceneObject, b: SceneObject, to: SceneObject) -> bool:
+        """Whether `a` is nearer to `to` than `b` is, whichever way one measures: centres or surfaces."""
+        centre, gap = self._distances
+        i, j, k = (self._index[thing.id] for thing in (a, b, to))
+        return bool(centre[i, k] * MARGIN <= centre[j, k] and gap[i, k] < gap[j, k])
+
+    def nearer_to_point(self, a: SceneObject, b: SceneObject, point: np.ndarray) -> bool:
+        """Whether `a` is nearer to a point (a camera's centre) than `b` is, centres and surfaces agreeing."""
+        spans = []
+        for thing in (a, b):
+            offset = np.abs(np.asarray(thing.position) - point)
+            gap = np.clip(offset - np.asarray(thing.extent) / 2, 0, None)
+            spans.append((np.linalg.norm(offset), np.linalg.norm(gap)))
+        return bool(spans[0][0] * CAMERA_MARGIN <= spans[1][0] and spans[0][1] < spans[1][1])
+
+    def apart(self, a: SceneObject, b: SceneObject) -> bool:
+        """Whether the two stand clear of each other on the floor plan, so that "from A to B" has a direction."""
+        offset = np.abs(np.subtract(a.position, b.position))[:2]
+        reach = (np.asarray(a.extent) + np.asarray(b.extent))[:2] / 2
+        return bool((offset > reach).any())
+
+    @cached_property
+    def in_image(self) -> list[SceneObject]:
+        """Objects that are clear in the image."""
+        return [thing for thing in self.objects if is_clear(thing.in_image, self.record.image_camera)]
+
+    @cached_property
+    def in_first_frame(self) -> list[SceneObject]:
+        """Objects that are clear in the video's first frame."""
+        return [thing for thing in self.objects if is_clear(thing.in_video[0], self.record.video_cameras[0])]
+
+    @cached_property
+    def in_video(self) -> list[SceneObject]:
+        """Objects that are clear in at least two frames of the video."""
+        cameras = self.record.video_cameras
+        return [
+            thing
+            for thing in self.objects
+            if sum(is_clear(s, c) for s, c in zip(thing.in_video, cameras, strict=True)) > 1
+        ]
+
+    @cached_property
+    def in_scene(self) -> list[SceneObject]:
+        """Objects that are clear in at least one posed view."""
+        cameras = self.record.view_cameras
+        return [
+            thing
+            for thing in self.objects
+            if any(is_clear(s, c) for s, c in zip(thing.in_views, cameras, strict=True))
+        ]
+
+    @cached_property
+    def flies(self) -> bool:
+        """Whether the video is a fly-through: its camera moves."""
+        return any(camera.pose != self.record.video_cameras[0].pose for camera in self.record.video_cameras[1:])
+
+    def clear_in(self, medium: str) -> list[SceneObject]:
+        """Objects, furniture left out, that are clear in "image", "video" or "scene"."""
+        clear = {"image": self.in_image, "video": self.in_video, "scene": self.in_scene}[medium]
+        return [thing for thing in clear if not is_furniture(thing)]
+
+    def countable(self, medium: str) -> list[SceneObject] | None:
+        """All objects, furniture left out, that show in "image", "video" or "scene"; None where one of them is
+        neither clear nor wholly hidden."""
+        clear = self.clear_in(medium)
+        for thing in self.solids:
+            looks = {"image": (thing.in_image,), "video": thing.in_video, "scene": thing.in_views}[medium]
+            if thing not in clear and not all(is_hidden(look) for look in looks):
+                return None
+        return clear
+
+    def related(self, predicate: str) -> list[tuple[SceneObject, SceneObject | None, float]]:
+        """(subject, object, start seconds) of each relation of that name, in order of time; a relation that names
+        something that is no object of the scene (the floor) has None there."""
+        found = [
+            (self.by_id[r.subject], self.by_id.get(r.object or ""), r.start or 0.0)
+            for r in self.record.relations
+            if r.predicate == predicate and r.subject in self.by_id
+        ]
+        return sorted(found, key=lambda item: item[2])
