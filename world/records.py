@@ -28,8 +28,9 @@ class Camera(_Record):
 
 
 class Appearance(_Record):
-    """How an object shows in one picture: its box (x0, y0, x1, y1; pixels, of its visible part; None where it is
-    not seen), and its visible pixels as a fraction of those it would have with nothing in front of it."""
+    """How an object shows in one picture: its box (x0, y0, x1, y1 as PIL crops, of its visible part; None where it is
+    not seen), and its visible pixels as a fraction of its whole silhouette: what hides it and the picture's edge both
+    lower it."""
 
     box: Box | None
     visible: float
