@@ -116,7 +116,6 @@ class PolyVPreTrainedModel(Qwen2_5_VLPreTrainedModel):
 
 class PolyVTextModel(PolyVPreTrainedModel, Qwen2_5_VLTextModel):
     config: PolyVTextConfig
-    input_modalities = ("text",)
     _can_record_outputs = {
         **Qwen2_5_VLTextModel._can_record_outputs,
         "router_logits": OutputRecorder(Qwen3MoeTopKRouter, index=0),
@@ -269,10 +268,7 @@ class PolyVModel(PolyVPreTrainedModel, Qwen2_5_VLModel):
             World coordinates (metres) of each merged visual token; NaN where a token has none.
         """
         if mm_encoder_outputs is not None and (pixel_values is not None or pixel_values_videos is not None):
-            raise ValueError(
-                "`mm_encoder_outputs` came together with `pixel_values` or `pixel_values_videos`: "
-                "pass the media either encoded or as pixels."
-            )
+            raise ValueError("`mm_encoder_outputs` came with pixels: pass the media either encoded or as pixels.")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
 
@@ -332,14 +328,6 @@ class PolyVForConditionalGeneration(PolyVPreTrainedModel, Qwen2_5_VLForCondition
         )
         self.post_init()
 
-    def get_image_features(self, pixel_values, image_grid_thw=None, image_coords=None, **kwargs):
-        """See [`PolyVModel.get_image_features`]."""
-        return self.model.get_image_features(pixel_values, image_grid_thw, image_coords, **kwargs)
-
-    def get_video_features(self, pixel_values_videos, video_grid_thw, second_per_grid_ts=None, **kwargs):
-        """See [`PolyVModel.get_video_features`]."""
-        return self.model.get_video_features(pixel_values_videos, video_grid_thw, second_per_grid_ts, **kwargs)
-
     @can_return_tuple
     @auto_docstring
     def forward(
@@ -376,12 +364,8 @@ class PolyVForConditionalGeneration(PolyVPreTrainedModel, Qwen2_5_VLForCondition
 
         >>> model = PolyVForConditionalGeneration.from_pretrained("checkpoints/polyv-nano")
         >>> processor = PolyVProcessor.from_pretrained("checkpoints/polyv-nano")
-        >>> messages = [
-        ...     {
-        ...         "role": "user",
-        ...         "content": [{"type": "scene", "scene": "my_scene"}, {"type": "text", "text": "What shape is red?"}],
-        ...     }
-        ... ]
+        >>> content = [{"type": "scene", "scene": "my_scene"}, {"type": "text", "text": "How many balls?"}]
+        >>> messages = [{"role": "user", "content": content}]
         >>> inputs = processor.apply_chat_template(
         ...     messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         ... )
@@ -433,7 +417,6 @@ class PolyVForConditionalGeneration(PolyVPreTrainedModel, Qwen2_5_VLForCondition
                     share = (labels[..., 1:] != -100).sum() / num_items
                 loss = loss + share * text_config.router_aux_loss_coef * aux_loss.to(loss.device)
 
-        synergy = self._synergy(hidden_states, input_ids, inputs_embeds)
         return PolyVCausalLMOutput(
             loss=loss,
             aux_loss=aux_loss,
@@ -442,7 +425,7 @@ class PolyVForConditionalGeneration(PolyVPreTrainedModel, Qwen2_5_VLForCondition
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=router_logits,
-            **synergy,
+            **self._synergy(hidden_states, input_ids, inputs_embeds),
         )
 
     def _synergy(
@@ -460,9 +443,11 @@ class PolyVForConditionalGeneration(PolyVPreTrainedModel, Qwen2_5_VLForCondition
         if not is_synergy.any():
             return {}
         states = hidden_states[is_synergy]
-        heads = {"synergy_temporal": self.temporal_head, "synergy_spatial": self.spatial_head}
-        outputs = {name: head(states) for name, head in heads.items() if head is not None}
-        return {**outputs, "synergy_batch_index": is_synergy.nonzero()[:, 0]}
+        return {
+            "synergy_temporal": None if self.temporal_head is None else self.temporal_head(states),
+            "synergy_spatial": None if self.spatial_head is None else self.spatial_head(states),
+            "synergy_batch_index": is_synergy.nonzero()[:, 0],
+        }
 
 
 __all__ = ["PolyVForConditionalGeneration", "PolyVModel", "PolyVPreTrainedModel", "PolyVTextModel"]

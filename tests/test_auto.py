@@ -5,8 +5,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests import tiny
-from tests.tiny_tokenizer import build_qwen_processor
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -17,6 +15,8 @@ from transformers import (
 from transformers.utils import logging
 
 from polyv import PolyVForConditionalGeneration, PolyVProcessor, PosedViews
+from tests import tiny
+from tests.tiny_tokenizer import build_qwen_processor
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,9 @@ def inputs(rows: list[list], seed: int = 0, synergy: bool = True, padding_side: 
     width = max(map(len, ids))
     left = padding_side == "left"
     padded = [[0] * (width - len(row)) + row if left else row + [0] * (width - len(row)) for row in ids]
-    mask = [[0] * (width - len(row)) + [1] * len(row) if left else [1] * len(row) + [0] * (width - len(row)) for row in ids]
+    mask = [
+        [0] * (width - len(row)) + [1] * len(row) if left else [1] * len(row) + [0] * (width - len(row)) for row in ids
+    ]
     input_ids = torch.tensor(padded)
     batch = {
         "input_ids": input_ids,

@@ -46,7 +46,7 @@ def captions(record: SceneRecord, rng: np.random.Generator) -> list[tuple[tuple[
     any clear object has no caption.
     """
     media, both = record.media, ("sentence", "cells")
-    shots = [
+    shots: list[tuple[str, str, Camera, list[Appearance], tuple[str, ...]]] = [
         ("image", media.image, record.image_camera, [thing.in_image for thing in record.objects], both),
         ("video", media.video, record.video_cameras[0], [thing.in_video[0] for thing in record.objects], both),
         ("scene", media.scene, record.view_cameras[0], [thing.in_views[0] for thing in record.objects], both),

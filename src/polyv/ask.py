@@ -2,6 +2,7 @@
 """Ask a model about images, videos and scenes: PolyV, or any other image-text-to-text model of transformers."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
-from transformers.video_utils import load_video
 
 import polyv
 from polyv.processing.posed_views import PosedViews
 from polyv.processing.processing_polyv import PolyVProcessor
+
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
 def load(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -26,12 +29,18 @@ def load(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
         OSError: there is no such checkpoint.
         ValueError: it is no image-text-to-text model.
     """
+    if not Path(name).is_dir() and (name.startswith("checkpoints/") or not _HUB_NAME.fullmatch(name)):
+        raise FileNotFoundError(
+            f"model={name}: there is no such folder. Expected a checkpoint's, or OWNER/NAME on the Hub."
+        )
     polyv.register()
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto" if accelerator else torch.float32)
-    processor = AutoProcessor.from_pretrained(name)
-    if not isinstance(processor, PolyVProcessor) and getattr(processor, "video_processor", None) is not None:
-        processor.video_processor.fetch_videos = _fetch_videos
+    model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype="auto" if accelerator else torch.float32)
+    if model.config.model_type == "qwen2_5_vl":
+        # Its own prompt, read from files as PolyV reads them: PyAV for videos, views of scenes as images.
+        processor = PolyVProcessor.from_pretrained(name, add_synergy=False)
+    else:
+        processor = AutoProcessor.from_pretrained(name)
     return model.to(accelerator or "cpu").eval(), processor
 
 
@@ -43,7 +52,8 @@ def answer(
 
     Args:
         conversations: messages as `apply_chat_template` takes them, each list ending with a user's message. Content
-            of type "scene" is allowed for every model: one that is not PolyV gets the views as images.
+            of type "scene" is allowed for every model: one that is not PolyV gets the views as images. Models of
+            another family than Qwen2.5-VL read videos their own way, which may want torchcodec.
         max_new_tokens: longest answer, in tokens.
 
     Returns:
@@ -51,18 +61,22 @@ def answer(
     """
     if not isinstance(processor, PolyVProcessor):
         conversations = [_scenes_as_images(conversation) for conversation in conversations]
-    inputs = processor.apply_chat_template(
+    inputs: Any = processor.apply_chat_template(
         conversations,
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
         processor_kwargs={"padding": True, "padding_side": "left"},
-    ).to(model.device)
+    )
+    inputs = inputs.to(model.device)
+    if model.config.model_type != "polyv":
+        inputs.pop("image_coords", None)
     # The three Nones silence the sampling settings that Qwen's checkpoints carry.
     greedy: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
     pad = processor.tokenizer.pad_token_id
-    tokens = model.generate(**inputs, **greedy, max_new_tokens=max_new_tokens, pad_token_id=pad)
+    generate: Any = model.generate
+    tokens = generate(**inputs, **greedy, max_new_tokens=max_new_tokens, pad_token_id=pad)
     answers = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in answers]
 
@@ -105,10 +119,3 @@ def _scenes_as_images(conversation: list[dict]) -> list[dict]:
         else message
         for message in conversation
     ]
-
-
-def _fetch_videos(videos, sample_indices_fn=None):
-    """`BaseVideoProcessor.fetch_videos` by PyAV: the library's default wants torchcodec and a system FFmpeg."""
-    if isinstance(videos, list):
-        return list(zip(*[_fetch_videos(video, sample_indices_fn) for video in videos], strict=True))
-    return load_video(videos, backend="pyav", sample_indices_fn=sample_indices_fn)

@@ -49,15 +49,15 @@ def _world_make(args: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _world_show(args: argparse.Namespace, rest: list[str]) -> None:
-    from polyv.world.show import show
+    from polyv.world.show import contact_sheet
 
-    print(show(args.world, args.out, scenes=args.scenes, seed=args.seed))
+    print(contact_sheet(args.world, args.out, args.scenes))
 
 
 def _train_pretrain(args: argparse.Namespace, rest: list[str]) -> None:
     from polyv.recipes.pretrain import main as pretrain
 
-    pretrain(["--config", args.config, *rest])
+    pretrain([*(["--config", args.config] if args.config else []), *rest])
 
 
 def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
@@ -177,8 +177,7 @@ the same machine and versions. Seeds of different splits never give the same sce
         "  polyv world show data/world --scenes 6 --out sheet.png",
     )
     show.add_argument("world", metavar="WORLD", type=Path, help="a folder that `polyv world make` wrote")
-    show.add_argument("--scenes", metavar="N", type=int, default=6, help="scenes to draw (default: %(default)s)")
-    show.add_argument("--seed", type=int, default=0, help="which scenes and questions (default: %(default)s)")
+    show.add_argument("--scenes", metavar="N", type=int, default=4, help="scenes to draw (default: %(default)s)")
     text = "picture to write (default: %(default)s)"
     show.add_argument("--out", metavar="FILE", type=Path, default=Path("world.png"), help=text)
 
@@ -189,7 +188,7 @@ def _add_train(commands) -> None:
         "train",
         None,
         "train a model",
-        "Train a model by a recipe. A recipe is a YAML file; anything in it can be set on the command line too.",
+        "Train a model: one stage a command, each by a recipe (a YAML file) or by fields on the command line.",
     ).add_subparsers(title="stages", prog="polyv train", metavar="STAGE", required=True)
     pretrain = _command(
         train,
@@ -198,15 +197,23 @@ def _add_train(commands) -> None:
         "train on conversations about images, videos and scenes",
         """\
 Train on JSONL files of conversations about images, videos and scenes (the format of `polyv world make` and of your
-own data; see the README). Everything in the recipe can be overridden by an option of the same name, and so can
-every field of TRL's SFTConfig: --learning_rate 1e-4 --max_steps 100. May be interrupted: the same command goes on
-from the last checkpoint.""",
+own data; see the README). A recipe is a YAML file of fields; a field on the command line overrides it. The fields:
+
+  --model_name_or_path M      start from this PolyV or Qwen2.5-VL checkpoint
+  --upcycle                   make a PolyV of a Qwen2.5-VL checkpoint; without it, it stays dense
+  --config_name DIR           start from scratch with the config and processor of this folder
+  --dataset FILE ...          what to train on
+  --dataset_weights W ...     how often to draw from each
+  --output_dir DIR            where the model and its checkpoints go
+  --FIELD VALUE               every field of TRL's SFTConfig, as --learning_rate 1e-4 --max_steps 100
+
+With `resume_from_checkpoint: auto` in the recipe, the same command goes on where it was interrupted.""",
         """\
   polyv train pretrain --config recipes/polyv-nano/pretrain.yaml
-  polyv train pretrain --config recipes/polyv-nano/pretrain.yaml --output_dir runs/mine --max_steps 100""",
+  polyv train pretrain --config recipes/polyv-nano/tune.yaml --dataset mine.jsonl --output_dir runs/mine""",
     )
-    pretrain.add_argument("--config", metavar="YAML", required=True, help="the recipe")
-    pretrain.usage = "polyv train pretrain --config YAML [--FIELD VALUE ...]"
+    pretrain.add_argument("--config", metavar="YAML", help="the recipe")
+    pretrain.usage = "polyv train pretrain [--config YAML] [--FIELD VALUE ...]"
     pretrain.set_defaults(takes_rest=True)
 
 

@@ -4,9 +4,10 @@
 import json
 import secrets
 import textwrap
+from collections.abc import Iterable
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -22,7 +23,7 @@ from polyv.world.make import make_world
 
 
 KINDS = ("image", "video", "scene")
-QUESTIONS_PER_KIND = 4
+QUESTIONS = 12
 
 
 class Asked(NamedTuple):
@@ -51,20 +52,21 @@ def run(model: str, seed: int | None, out: Path) -> Path:
     """
     seed = secrets.randbelow(10**6) if seed is None else seed
     folder = out / f"seed-{seed}"
+    logging.disable_progress_bar()
+    loaded, processor = load(model)
     print(f"Making an unseen scene (test split, seed {seed}) in {folder} ...")
     make_world(folder, scenes=1, seed=seed, size=112, split="test", workers=1, progress=False)
     scene = folder / "scenes" / "000000"
     rows = choose_questions(folder / "questions.jsonl")
     print(f"Asking {model} ...\n")
-    logging.disable_progress_bar()
-    loaded, processor = load(model)
     asked = []
     for kind in KINDS:
         of_kind = [row for row in rows if medium(row) == kind]
         conversations = [locate_media(row["messages"][:1], folder) for row in of_kind]
         answers = answer(loaded, processor, conversations, max_new_tokens=16)
         asked += [
-            Asked(kind, row["question"], text, row["answer"]) for row, text in zip(of_kind, answers, strict=True)
+            Asked(kind, row["question"], " ".join(text.split()), row["answer"])
+            for row, text in zip(of_kind, answers, strict=True)
         ]
     print(table(asked))
     print(f"""
@@ -86,47 +88,57 @@ def medium(row: dict) -> str:
 
 
 def choose_questions(questions: Path) -> list[dict]:
-    """Four questions about each of image, video and scene, from as many suites and templates as there are."""
+    """A dozen questions, as many about each of image, video and scene as can be, from many suites and templates."""
     with open(questions, encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    chosen = []
+    by_kind = []
     for kind in KINDS:
-        templates: dict[tuple[str, str], list[dict]] = {}
+        suites: dict[str, dict[str, dict]] = {}
         for row in rows:
             if medium(row) == kind:
-                templates.setdefault((row["suite"], row["template"]), []).append(row)
-        turns = [row for turn in zip_longest(*templates.values()) for row in turn if row is not None]
-        chosen += turns[:QUESTIONS_PER_KIND]
-    return chosen
+                suites.setdefault(row["suite"], {}).setdefault(row["template"], row)
+        # One of each suite, then a second of each: a suite of many templates must not take all the places.
+        by_kind.append(_in_turn(templates.values() for templates in suites.values()))
+    return _in_turn(by_kind)[:QUESTIONS]
+
+
+def _in_turn(groups: Iterable[Iterable[dict]]) -> list[dict]:
+    """The first of each group, then the second of each, until all are used up."""
+    return [row for turn in zip_longest(*groups) for row in turn if row is not None]
 
 
 def table(asked: list[Asked]) -> str:
-    """Question, answer and truth as aligned text, one line a question, a mark where the answer is right."""
-    width = max(len(one.question) for one in asked)
-    lines = [f"{'':7} {'question':<{width}}   {'answer':<14} {'truth':<14}"]
+    """Question, answer and truth as aligned text, with a mark: ✓ right, ✗ wrong. Long questions take several lines."""
+    width = min(max(len(one.question) for one in asked), 68)
+    lines = [f"{'':7} {'question':<{width}}   {'answer':<12} truth"]
     for one in asked:
+        first, *rest = textwrap.wrap(one.question, width)
         mark = "✓" if one.right else "✗"
-        lines.append(f"{one.kind:<7} {one.question:<{width}} {mark} {one.answer:<14} {one.truth:<14}")
+        lines.append(f"{one.kind:<7} {first:<{width}} {mark} {one.answer:<12} {one.truth}")
+        lines += [f"{'':7} {line}" for line in rest]
     return "\n".join(lines)
 
 
 def draw(scene: Path, asked: list[Asked], picture: Path) -> None:
     """Draw one row a medium: what the model saw on the left, questions and answers on the right."""
+    video, views = _frames(scene / "video.mp4"), PosedViews.load(scene / "scene").images
     shown = {
-        "image": [np.asarray(Image.open(scene / "image.png").convert("RGB"))],
-        "video": _spread(_frames(scene / "video.mp4"), 6),
-        "scene": _spread(list(PosedViews.load(scene / "scene").images), 6),
+        "image": ("Image", [np.asarray(Image.open(scene / "image.png").convert("RGB"))]),
+        "video": (f"Video, {len(video)} frames", _spread(video, 6)),
+        "scene": (f"3D scene, {len(views)} posed RGB-D views", _spread(list(views), 6)),
     }
-    titles = {"image": "Image", "video": "Video", "scene": "3D scene (posed RGB-D views)"}
-    figure = Figure(figsize=(13, 8.5), layout="constrained", facecolor="white")
-    for part, kind in zip(figure.subfigures(3, 1), KINDS, strict=True):
-        left, right = part.subfigures(1, 2, width_ratios=(1, 1.35))
-        left.suptitle(titles[kind], fontsize=12, fontweight="bold", x=0.02, ha="left")
-        columns = 1 if kind == "image" else 3
-        rows = -(-len(shown[kind]) // columns)
-        for axes, pixels in zip(left.subplots(rows, columns, squeeze=False).flat, shown[kind], strict=False):
+    figure = Figure(figsize=(11.5, 8.6), layout="constrained", facecolor="white")
+    parts: Any = figure.subfigures(3, 1)
+    for part, kind in zip(parts, KINDS, strict=True):
+        left, right = part.subfigures(1, 2, width_ratios=(4.2, 7.3))
+        title, pictures = shown[kind]
+        left.suptitle(title, fontsize=12, fontweight="bold", x=0.02, ha="left")
+        columns = 1 if len(pictures) == 1 else 3
+        grid = left.subplots(-(-len(pictures) // columns), columns, squeeze=False)
+        for axes, pixels in zip(grid.flat, pictures, strict=False):
             axes.imshow(pixels)
-        for axes in left.axes:
+        for axes in grid.flat:
+            axes.set_anchor("W")
             axes.axis("off")
         _write(right, [one for one in asked if one.kind == kind])
     figure.savefig(picture, dpi=110)
@@ -134,12 +146,14 @@ def draw(scene: Path, asked: list[Asked], picture: Path) -> None:
 
 def _write(part, asked: list[Asked]) -> None:
     for line, one in enumerate(asked):
-        top = 0.88 - line * 0.24
-        colour = "#1a7f37" if one.right else "#b42318"
+        top = 0.94 - line * 0.96 / max(len(asked), 4)
+        question = textwrap.fill(one.question, 88)
+        part.text(0.0, top, question, fontsize=10, color="#222222", va="top", linespacing=1.1)
         truth = "" if one.right else f"   (truth: {one.truth})"
-        part.text(0.0, top, textwrap.shorten(one.question, 90), fontsize=11, color="#222222", va="center")
         text = f"{'✓' if one.right else '✗'} {one.answer}{truth}"
-        part.text(0.02, top - 0.09, text, fontsize=11, color=colour, va="center", fontweight="bold")
+        colour = "#1a7f37" if one.right else "#b42318"
+        below = top - 0.07 * (1 + question.count("\n"))
+        part.text(0.02, below, text, fontsize=11, color=colour, va="top", fontweight="bold")
 
 
 def _spread(pictures: list, count: int) -> list:

@@ -1,12 +1,12 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 import pytest
 import torch
-from tests import tiny
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM
 
 from polyv import PolyVForConditionalGeneration, PolyVModel
 from polyv.modeling_polyv.modeling_polyv import PolyVTextModel
 from polyv.modeling_polyv.moe import load_balancing_loss
+from tests import tiny
 
 
 ROWS = {
@@ -151,7 +151,9 @@ def test_an_image_is_a_view_without_coordinates(model):
 def test_time_reaches_videos(model):
     batch = tiny.inputs([tiny.VIDEO_ROW])
     features = [
-        model.get_video_features(batch["pixel_values_videos"], batch["video_grid_thw"], seconds).pooler_output[0]
+        model.get_video_features(
+            batch["pixel_values_videos"], batch["video_grid_thw"], second_per_grid_ts=seconds
+        ).pooler_output[0]
         for seconds in (torch.tensor([0.5]), torch.tensor([1.0]), None)
     ]
     per_grid = (features[0] - features[1]).reshape(3, -1).abs().amax(dim=1)
@@ -208,9 +210,7 @@ def test_a_left_padded_batch_equals_its_rows(model, arguments):
 def row_of(batch: dict, index: int, row: list, first_image: int, first_video: int) -> dict:
     """One row of a batch, without its padding."""
     keep = batch["attention_mask"][index].bool()
-    single = {
-        key: batch[key][index : index + 1, keep] for key in ("input_ids", "attention_mask", "mm_token_type_ids")
-    }
+    single = {key: batch[key][index : index + 1, keep] for key in ("input_ids", "attention_mask", "mm_token_type_ids")}
     for kind, pixels, first in (
         ("image", "pixel_values", first_image),
         ("video", "pixel_values_videos", first_video),
@@ -256,9 +256,7 @@ def test_logits_to_keep(model):
     with torch.no_grad():
         everything = model(**batch).logits
         torch.testing.assert_close(model(**batch, logits_to_keep=3).logits, everything[:, -3:])
-        torch.testing.assert_close(
-            model(**batch, logits_to_keep=torch.tensor([0, 5])).logits, everything[:, [0, 5]]
-        )
+        torch.testing.assert_close(model(**batch, logits_to_keep=torch.tensor([0, 5])).logits, everything[:, [0, 5]])
 
 
 # --- Training ------------------------------------------------------------------------------------------------------

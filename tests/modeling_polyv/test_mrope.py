@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tests import tiny
 
 
@@ -37,7 +38,11 @@ def test_the_fault_and_its_mending(models):
 MEDIA = st.one_of(
     st.tuples(st.sampled_from(["image", "scene"]), st.sampled_from([2, 4, 8]), st.sampled_from([2, 4, 8])),
     st.tuples(
-        st.just("video"), st.integers(1, 6), st.sampled_from([2, 4]), st.sampled_from([2, 8]), st.sampled_from([0.3, 1.0])
+        st.just("video"),
+        st.integers(1, 6),
+        st.sampled_from([2, 4]),
+        st.sampled_from([2, 8]),
+        st.sampled_from([0.3, 1.0]),
     ),
 )
 

@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests import tiny
 
 from polyv import PolyVConfig, PolyVForConditionalGeneration, PolyVModel
+from tests import tiny
 
 
 PARITY_INPUTS = {
@@ -55,7 +55,9 @@ def test_logits_equal_the_dense_models(tmp_path, tied, shards, legacy_names, kin
 def test_decoding_equals_the_dense_models(checkpoint, kind):
     dense, model = tiny.dense(), upcycled(checkpoint)
     batch = tiny.inputs(PARITY_INPUTS[kind], synergy=False)
-    arguments = dict(max_new_tokens=12, do_sample=False, output_logits=True, return_dict_in_generate=True, eos_token_id=-1)
+    arguments = dict(
+        max_new_tokens=12, do_sample=False, output_logits=True, return_dict_in_generate=True, eos_token_id=-1
+    )
     expected, measured = dense.generate(**batch, **arguments), model.generate(**batch, **arguments)
     assert measured.sequences.tolist() == expected.sequences.tolist()
     for step, (one, other) in enumerate(zip(measured.logits, expected.logits, strict=True)):

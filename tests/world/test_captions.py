@@ -73,7 +73,7 @@ def test_each_medium_is_described_in_both_styles():
 def test_each_view_and_the_moved_image_are_pictures_of_their_own():
     for index in range(20):
         scene = random_record(index)
-        for (kind, path), request, caption in written(index)[6:]:
+        for (kind, path), _request, caption in written(index)[6:]:
             if path == scene.media.moved:
                 camera_of = scene.moved_camera
             else:

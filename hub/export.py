@@ -1,0 +1,129 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""`polyv export`: give a checkpoint its code, so that transformers loads it where this package is not installed.
+
+The Hub's remote code must be flat files that import each other as `from .name import ...`; the package's own files
+import `polyv.folder.name`. So each file is copied with those imports rewritten, and `auto_map` entries say which
+class stands where.
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+
+CODE_FOLDERS = ("configuration", "processing", "modeling_polyv")
+"""Folders of the package whose files a model and its processor need, and nothing else of the package."""
+
+MODEL_AUTO_MAP = {
+    "AutoConfig": "configuration_polyv.PolyVConfig",
+    "AutoModel": "modeling_polyv.PolyVModel",
+    "AutoModelForImageTextToText": "modeling_polyv.PolyVForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_polyv.PolyVForConditionalGeneration",
+    "AutoProcessor": "processing_polyv.PolyVProcessor",
+}
+PROCESSOR_AUTO_MAP = {"AutoProcessor": "processing_polyv.PolyVProcessor"}
+
+_IMPORT = re.compile(rf"^(\s*)from polyv\.(?:{'|'.join(CODE_FOLDERS)})\.(\w+) import ", re.MULTILINE)
+_ANY_IMPORT = re.compile(r"^\s*(?:from polyv\b|import polyv\b).*$", re.MULTILINE)
+
+
+def export(model: str | os.PathLike, out: str | os.PathLike) -> Path:
+    """Copy the PolyV checkpoint `model` to `out` with its code and the `auto_map` entries that lead to it.
+
+    `out` appears whole or not at all. Where it exists it is replaced, but only if it is a checkpoint itself; it may
+    be `model`, whose code is then brought up to date.
+
+    Args:
+        model: folder of a checkpoint, or its name on the Hub.
+        out: folder to write.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: `model` is no PolyV checkpoint or has no processor, or `out` is a folder of something else.
+    """
+    source = Path(model) if Path(model).is_dir() else Path(snapshot_download(str(model)))
+    out = Path(out)
+    _check(source, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    replaced = partial.with_name(partial.name + "-replaced")
+    try:
+        partial.chmod(0o755)
+        # The Hub's cache holds links to blobs: copytree follows them.
+        shutil.copytree(source, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", ".git"))
+        for name, text in flat_code().items():
+            (partial / name).write_text(text, encoding="utf-8")
+        _add_auto_map(partial / "config.json", MODEL_AUTO_MAP)
+        _add_auto_map(partial / "processor_config.json", PROCESSOR_AUTO_MAP)
+        if out.exists():
+            out.rename(replaced)
+        partial.rename(out)
+    finally:
+        for folder in (partial, replaced):
+            shutil.rmtree(folder, ignore_errors=True)
+    return out
+
+
+def flat_code() -> dict[str, str]:
+    """The package's model and processor code as flat files, by file name.
+
+    Raises:
+        ValueError: two files share a name, or one imports a part of `polyv` that is not exported.
+    """
+    code: dict[str, str] = {}
+    for folder in CODE_FOLDERS:
+        for file in sorted(files("polyv").joinpath(folder).iterdir(), key=lambda entry: entry.name):
+            if not file.name.endswith(".py") or file.name == "__init__.py":
+                continue
+            if file.name in code:
+                raise ValueError(f"polyv/{folder}/{file.name}: another exported folder holds a file of that name.")
+            code[file.name] = flatten(file.read_text(encoding="utf-8"), f"polyv/{folder}/{file.name}")
+    return code
+
+
+def flatten(text: str, name: str) -> str:
+    """Rewrite `from polyv.folder.module import X` to `from .module import X`.
+
+    Raises:
+        ValueError: an import of `polyv` is left, in another form or from a folder that is not exported.
+    """
+    text = _IMPORT.sub(r"\1from .\2 import ", text)
+    left = _ANY_IMPORT.search(text)
+    if left:
+        raise ValueError(
+            f"{name}: {left.group().strip()!r} cannot be exported. Expected `from polyv.FOLDER.MODULE import NAME` "
+            f"with FOLDER one of {', '.join(CODE_FOLDERS)}."
+        )
+    return text
+
+
+def _check(source: Path, out: Path) -> None:
+    config = source / "config.json"
+    model_type = json.loads(config.read_text()).get("model_type") if config.exists() else None
+    if model_type != "polyv":
+        found = f"model_type {model_type!r}" if config.exists() else "no config.json"
+        raise ValueError(
+            f"model={source}: {found}, expected a PolyV checkpoint (model_type 'polyv'). A Qwen2.5-VL checkpoint becomes "
+            "one by PolyVForConditionalGeneration.from_pretrained(...).save_pretrained(...)."
+        )
+    if not (source / "processor_config.json").exists():
+        raise ValueError(
+            f"model={source}: no processor_config.json. Save its processor there: "
+            f"PolyVProcessor.from_pretrained(...).save_pretrained({str(source)!r})."
+        )
+    if out.exists() and not (out / "config.json").exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"out={out}: it exists and is no checkpoint, so it is not replaced. Give another folder.")
+
+
+def _add_auto_map(path: Path, auto_map: dict[str, str]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["auto_map"] = auto_map
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,111 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""`polyv evaluate`: the report's numbers and form, the same for the same seed, never on training scenes."""
+
+import json
+import shutil
+from collections import Counter
+
+import pytest
+
+from polyv.evaluation.evaluate import PRIOR, run, score, table
+from polyv.evaluation.metrics import wilson_interval
+from polyv.evaluation.suites import SUITES
+from polyv.world import priors
+
+
+@pytest.fixture(autouse=True)
+def blind(monkeypatch):
+    """The prior guesses "red" whatever the question."""
+    monkeypatch.setattr("polyv.world.priors.load", lambda path: {})
+    monkeypatch.setattr("polyv.world.priors.predict", lambda prior, row: "red")
+
+
+def row(suite: str, template: str, answer: str) -> dict:
+    return {"suite": suite, "template": template, "question": "?", "answer": answer}
+
+
+def test_score_counts_by_suite_and_template_and_averages_over_suites():
+    questions = [row("scene_qa", "colour", "red"), row("scene_qa", "colour", "blue"), row("scene_qa", "count", "two")]
+    questions += [row("embodied_qa", "count", "red")]
+    report = score(questions, ["Red.", "green", "two", "blue"])
+    assert report["suites"]["scene_qa"] == {
+        "accuracy": pytest.approx(2 / 3),
+        "n": 3,
+        "interval": list(wilson_interval(2, 3)),
+        "prior": pytest.approx(1 / 3),
+    }
+    assert report["suites"]["embodied_qa"]["accuracy"] == 0
+    assert {name: scores["n"] for name, scores in report["templates"].items()} == {
+        "scene_qa/colour": 2,
+        "scene_qa/count": 1,
+        "embodied_qa/count": 1,
+    }
+    assert report["mean_accuracy"] == pytest.approx(1 / 3)
+    assert report["mean_prior"] == pytest.approx((1 / 3 + 1) / 2)
+
+
+def test_score_refuses_answers_that_are_missing():
+    with pytest.raises((ValueError, IndexError)):
+        score([row("scene_qa", "colour", "red")], [])
+
+
+def test_the_table_has_a_line_a_suite_and_the_mean():
+    lines = table(score([row("scene_qa", "t", "red"), row("embodied_qa", "t", "blue")], ["red", "red"])).splitlines()
+    assert [line.split()[0] for line in lines] == ["suite", "scene_qa", "embodied_qa", "mean"]
+    assert lines[1].split()[1:3] == ["1.000", "1"] and lines[3].split()[1:] == ["0.500", "0.500"]
+
+
+@pytest.mark.parametrize("checkpoint", ["backbone", "polyv"])
+def test_both_kinds_of_model_are_measured_and_the_same_seed_gives_the_same_report(
+    checkpoint, untrained, small_world, tmp_path, capsys
+):
+    model = str(getattr(untrained, checkpoint))
+    there = Counter(json.loads(line)["suite"] for line in (small_world / "questions.jsonl").read_text().splitlines())
+    names = [name for name in SUITES if there[name] >= 2]
+    assert {"general_image", "scene_qa"} < set(names)
+    reports = []
+    for name, batch_size in (("a", 4), ("b", 4)):
+        out = tmp_path / name / "report.json"
+        run(model, ",".join(names), 3, 2, out, world=small_world, batch_size=batch_size)
+        reports.append(json.loads(out.read_text()))
+        assert [path.name for path in out.parent.iterdir()] == ["report.json"]
+    assert reports[0] == reports[1]
+    assert list(reports[0]["suites"]) == names
+    assert all(set(scores) == {"accuracy", "n", "interval", "prior"} for scores in reports[0]["suites"].values())
+    assert reports[0]["model"] == model and reports[0]["seed"] == 3
+    assert "mean" in capsys.readouterr().out
+
+
+def test_a_test_world_of_the_seed_is_made_where_there_is_none(untrained, small_world, tmp_path, monkeypatch):
+    requests = []
+
+    def make_world(folder, **request):
+        requests.append(request)
+        shutil.copytree(small_world, folder)
+
+    monkeypatch.setattr("polyv.evaluation.evaluate.make_world", make_world)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        run(str(untrained.polyv), "general_image", 3, 1, tmp_path / "report.json")
+    assert (tmp_path / "data" / "evaluation-3-1" / "questions.jsonl").exists()
+    [request] = requests
+    assert (request["split"], request["seed"], request["size"]) == ("test", 3, 112)
+    assert request["scenes"] > 2
+
+
+@pytest.mark.parametrize(("manifest", "seed"), [({"split": "train", "seed": 3}, 3), ({"split": "test", "seed": 4}, 3)])
+def test_training_scenes_and_other_seeds_are_refused(manifest, seed, tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "questions.jsonl").write_text("")
+    with pytest.raises(
+        ValueError, match=f"holds scenes of the {manifest['split']} split with seed {manifest['seed']}"
+    ):
+        run("no-model", "scene_qa", seed, 1, tmp_path / "report.json", world=tmp_path)
+
+
+@pytest.mark.skipif(not PRIOR.exists(), reason="the prior is not fitted yet")
+def test_the_committed_prior_knows_every_template(small_world, monkeypatch):
+    monkeypatch.undo()
+    prior = priors.load(PRIOR)
+    rows = [json.loads(line) for line in (small_world / "questions.jsonl").read_text().splitlines()]
+    assert all(priors.predict(prior, row) for row in rows)

@@ -1,0 +1,182 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""Export as remote code: flat files, all or nothing, and a checkpoint that loads where the package is not."""
+
+import ast
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from polyv import PolyVForConditionalGeneration, PolyVProcessor
+from polyv.hub.export import MODEL_AUTO_MAP, PROCESSOR_AUTO_MAP, export, flat_code, flatten
+
+
+NANO = Path(__file__).parents[2] / "checkpoints" / "polyv-nano"
+needs_nano = pytest.mark.skipif(not (NANO / "config.json").exists(), reason="checkpoints/polyv-nano is not there yet")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """The least that export takes for a PolyV checkpoint."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "polyv"}')
+    (folder / "processor_config.json").write_text('{"processor_class": "PolyVProcessor"}')
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def test_flatten_rewrites_imports_and_keeps_the_rest():
+    text = (
+        "import torch\nfrom polyv.modeling_polyv.moe import A, B\n\n\ndef f():\n    from polyv.processing.x import C\n"
+    )
+    assert flatten(text, "f.py") == ("import torch\nfrom .moe import A, B\n\n\ndef f():\n    from .x import C\n")
+
+
+@pytest.mark.parametrize(
+    "line", ["import polyv", "from polyv import PolyVConfig", "from polyv.world.make import x", "    import polyv.hub"]
+)
+def test_flatten_refuses_imports_that_cannot_be_exported(line):
+    with pytest.raises(ValueError, match=r"f\.py: .*cannot be exported"):
+        flatten(f"{line}\n", "f.py")
+
+
+def test_every_exported_file_parses_and_finds_its_siblings():
+    code = flat_code()
+    for name, text in code.items():
+        for node in ast.walk(ast.parse(text, name)):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1 and f"{node.module}.py" in code, f"{name} imports .{node.module}"
+            modules = [node.module] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not any((module or "").split(".")[0] in ("polyv", "trl") for module in modules), name
+
+
+@pytest.mark.parametrize("reference", {*MODEL_AUTO_MAP.values(), *PROCESSOR_AUTO_MAP.values()})
+def test_auto_map_names_classes_that_exist(reference):
+    module, name = reference.split(".")
+    tree = ast.parse(flat_code()[f"{module}.py"])
+    assert name in [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+
+
+def test_export_adds_code_and_auto_map_and_leaves_the_source_alone(checkpoint, tmp_path):
+    before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    out = export(checkpoint, tmp_path / "a" / "exported")
+    assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before
+    assert {path.name for path in out.iterdir()} == {*before, *flat_code()}
+    assert json.loads((out / "config.json").read_text()) == {"model_type": "polyv", "auto_map": MODEL_AUTO_MAP}
+    assert json.loads((out / "processor_config.json").read_text())["auto_map"] == PROCESSOR_AUTO_MAP
+    assert (out / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_export_onto_itself_refreshes_the_code(checkpoint):
+    export(checkpoint, checkpoint)
+    (checkpoint / "modeling_polyv.py").write_text("old")
+    export(checkpoint, checkpoint)
+    assert (checkpoint / "modeling_polyv.py").read_text() == flat_code()["modeling_polyv.py"]
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["checkpoint"]
+
+
+def test_a_failed_export_leaves_nothing_behind(checkpoint, tmp_path, monkeypatch):
+    def fail():
+        raise ValueError("no code")
+
+    monkeypatch.setattr("polyv.hub.export.flat_code", fail)
+    with pytest.raises(ValueError, match="no code"):
+        export(checkpoint, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+
+
+def test_export_refuses_what_is_no_polyv_checkpoint(checkpoint, tmp_path):
+    (checkpoint / "processor_config.json").unlink()
+    with pytest.raises(ValueError, match=r"no processor_config\.json"):
+        export(checkpoint, tmp_path / "out")
+    (checkpoint / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
+    with pytest.raises(ValueError, match=r"model_type 'qwen2_5_vl', expected a PolyV checkpoint"):
+        export(checkpoint, tmp_path / "out")
+    (checkpoint / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        export(checkpoint, tmp_path / "out")
+
+
+def test_export_does_not_replace_a_folder_of_something_else(checkpoint, tmp_path):
+    thesis = tmp_path / "out" / "thesis.tex"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        export(checkpoint, thesis.parent)
+    assert thesis.read_text() == "years of work"
+
+
+def test_an_export_loads_by_the_package_where_it_is(untrained, tmp_path):
+    """The checkpoint's own code must not be asked for, nor its permission: the package knows the model type."""
+    out = export(untrained.polyv, tmp_path / "out")
+    assert type(AutoModelForImageTextToText.from_pretrained(out)) is PolyVForConditionalGeneration
+    assert type(AutoProcessor.from_pretrained(out)) is PolyVProcessor
+
+
+STRANGER = """
+    # Loads an exported checkpoint where there is no polyv, and saves it again.
+    import sys
+
+    class NoPolyV:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] == "polyv":
+                raise ModuleNotFoundError(f"{name} is not installed here")
+
+    sys.meta_path.insert(0, NoPolyV())
+    import torch
+    from PIL import Image
+    from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
+
+    torch.set_num_threads(1)
+    source, scene, saved = sys.argv[1:]
+
+    def answer(folder):
+        model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+        assert type(model).__name__ == "PolyVForConditionalGeneration", type(model)
+        assert type(processor).__name__ == "PolyVProcessor", type(processor)
+        assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
+        media = [{"type": "image", "image": Image.new("RGB", (112, 112), "red")}, {"type": "scene", "scene": scene}]
+        messages = [{"role": "user", "content": [*media, {"type": "text", "text": "How many objects are there?"}]}]
+        inputs = processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        assert "image_coords" in inputs
+        tokens = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+        return model, processor, tokens
+
+    model, processor, tokens = answer(source)
+    assert type(AutoModel.from_pretrained(source, trust_remote_code=True)).__name__ == "PolyVModel"
+    pipe = pipeline("image-text-to-text", model=source, trust_remote_code=True)
+    assert type(pipe.model).__name__ == "PolyVForConditionalGeneration"
+    model.save_pretrained(saved)
+    processor.save_pretrained(saved)
+    assert torch.equal(answer(saved)[2], tokens)
+    print("loaded without the package")
+"""
+
+
+@pytest.mark.slow
+def test_an_exported_checkpoint_works_where_the_package_is_not(untrained, small_world, tmp_path, monkeypatch):
+    script = tmp_path / "stranger.py"
+    script.write_text(textwrap.dedent(STRANGER))
+    out = export(untrained.polyv, tmp_path / "exported")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "cache" / "modules"))
+    arguments = [str(out), str(small_world / "scenes/000000/scene"), str(tmp_path / "saved")]
+    command = [sys.executable, str(script), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "loaded without the package"
+
+
+@needs_nano
+def test_the_committed_checkpoint_carries_todays_code():
+    for name, text in flat_code().items():
+        assert (NANO / name).read_text(encoding="utf-8") == text, f"{name}: run `polyv export {NANO} {NANO}`"

@@ -1,0 +1,99 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""Asking: PolyV and a plain Qwen2.5-VL, every kind of medium, alone and in a batch. The weights are random."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+from polyv import PolyVForConditionalGeneration, PolyVProcessor
+from polyv.ask import _scenes_as_images, answer, conversation, load, run
+
+
+@pytest.fixture(scope="module", params=["backbone", "polyv"])
+def loaded(request, untrained):
+    return load(str(getattr(untrained, request.param)))
+
+
+@pytest.fixture(scope="module")
+def media(small_world):
+    scene = small_world / "scenes" / "000000"
+    return {"image": scene / "image.png", "video": scene / "video.mp4", "scene": scene / "scene"}
+
+
+def test_load_gives_each_checkpoint_its_classes(untrained):
+    model, processor = load(str(untrained.polyv))
+    assert type(model) is PolyVForConditionalGeneration and type(processor) is PolyVProcessor
+    model, processor = load(str(untrained.backbone))
+    assert type(model) is Qwen2_5_VLForConditionalGeneration and isinstance(processor, Qwen2_5_VLProcessor)
+    assert not model.training
+
+
+def test_a_plain_qwen_gets_its_own_prompt(untrained):
+    messages = conversation("How many?", [("image", "i.png"), ("video", "v.mp4")])
+    prompts = [
+        processor.apply_chat_template(messages, add_generation_prompt=True)
+        for processor in (load(str(untrained.backbone))[1], AutoProcessor.from_pretrained(untrained.backbone))
+    ]
+    assert prompts[0] == prompts[1]
+
+
+def test_any_other_processor_gets_the_views_as_images(media):
+    messages = [{"role": "system", "content": "Be brief."}, *conversation("Why?", [("scene", str(media["scene"]))])]
+    system, user = _scenes_as_images(messages)
+    assert system == messages[0]
+    assert [entry["type"] for entry in user["content"]] == ["image"] * 6 + ["text"]
+    assert user["content"][0]["image"].shape == (112, 112, 3)
+    assert messages[1]["content"][0]["type"] == "scene"
+
+
+def test_every_medium_alone_equals_the_batch_of_all(loaded, media):
+    conversations = [conversation("How many?", [(kind, str(path))]) for kind, path in media.items()]
+    conversations.append(conversation("How many red balls are there?", []))
+    together = answer(*loaded, conversations, max_new_tokens=6)
+    assert together == [answer(*loaded, [one], max_new_tokens=6)[0] for one in conversations]
+
+
+def test_the_picture_reaches_the_model(loaded, media):
+    """Random weights answer differently about black and about noise, or the picture was lost on the way."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (112, 112, 3), dtype=np.uint8))
+    pictures = [Image.new("RGB", (112, 112)), noise]
+    conversations = [conversation("How many?", [("image", picture)]) for picture in pictures]
+    black, noisy = answer(*loaded, conversations, max_new_tokens=12)
+    assert black != noisy
+
+
+def test_several_media_stand_in_the_order_given():
+    messages = conversation("Why?", [("scene", "s"), ("image", "i")])
+    assert messages == [
+        {
+            "role": "user",
+            "content": [
+                {"type": "scene", "scene": "s"},
+                {"type": "image", "image": "i"},
+                {"type": "text", "text": "Why?"},
+            ],
+        }
+    ]
+
+
+def test_run_prints_answer_seconds_and_device(untrained, media, capsys):
+    run(str(untrained.polyv), "How many?", [("image", str(media["image"]))], as_json=True, max_new_tokens=4)
+    printed = json.loads(capsys.readouterr().out)
+    assert set(printed) == {"answer", "seconds", "device", "model"} and printed["seconds"] > 0
+    run(str(untrained.polyv), "How many?", [("image", str(media["image"]))], as_json=False, max_new_tokens=4)
+    text, took = capsys.readouterr().out.rsplit("\n", 2)[:2]
+    assert text == printed["answer"] and took.endswith(f"s on {printed['device']})")
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./folder", "checkpoints/nano", "a/b/c", "runs/"])
+def test_a_missing_checkpoint_is_named(name):
+    with pytest.raises(FileNotFoundError, match=f"model={name}: there is no such folder"):
+        load(name)
+
+
+def test_a_missing_file_is_named_before_the_model_is_loaded():
+    with pytest.raises(FileNotFoundError, match=r"--scene nowhere: there is no such folder"):
+        run("no-such-model", "Why?", [("scene", "nowhere")], as_json=False, max_new_tokens=4)

@@ -1,0 +1,102 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""The demo: a dozen questions across the three media, a neat table, a picture."""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from polyv.demo import Asked, choose_questions, draw, medium, run, table
+
+
+NANO = Path(__file__).parents[1] / "checkpoints" / "polyv-nano"
+ASKED = [
+    Asked("image", "How many objects do you see?", "three", "three"),
+    Asked("video", "What does the red ball hit?", "Nothing.", "nothing"),
+    Asked("scene", "Which colour is closest to you?", "red", "blue"),
+]
+
+
+def write_questions(path: Path, counts: dict[tuple[str, str], int]) -> Path:
+    """A questions.jsonl with so many templates of each (medium, suite)."""
+    rows = [
+        {
+            "suite": suite,
+            "template": f"{suite}-{i}",
+            "messages": [{"role": "user", "content": [{"type": kind, kind: "a"}, {"type": "text", "text": "?"}]}],
+        }
+        for (kind, suite), count in counts.items()
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_dozen_questions_from_many_suites(tmp_path):
+    counts = {("image", "general_image"): 9, ("image", "temporal_image"): 2, ("video", "general_video"): 5}
+    counts |= {("scene", "scene_qa"): 9, ("scene", "situated_qa"): 1, ("scene", "embodied_qa"): 1}
+    rows = choose_questions(write_questions(tmp_path / "questions.jsonl", counts))
+    assert Counter(map(medium, rows)) == {"image": 4, "video": 4, "scene": 4}
+    assert Counter(row["suite"] for row in rows) == {
+        "general_image": 2, "temporal_image": 2, "general_video": 4, "scene_qa": 2, "situated_qa": 1, "embodied_qa": 1
+    }  # fmt: skip
+    assert len({row["template"] for row in rows}) == 12
+
+
+def test_a_dozen_even_where_a_medium_has_few(tmp_path):
+    counts = {("image", "general_image"): 9, ("video", "spatial_video"): 1, ("scene", "scene_qa"): 9}
+    rows = choose_questions(write_questions(tmp_path / "questions.jsonl", counts))
+    assert Counter(map(medium, rows)) == {"image": 6, "video": 1, "scene": 5}
+
+
+def test_a_real_scene_has_a_dozen_questions(small_world):
+    assert len(choose_questions(small_world / "questions.jsonl")) == 12
+
+
+def test_questions_about_two_media_are_left_out():
+    content = [{"type": "video", "video": "a"}, {"type": "video", "video": "b"}, {"type": "text", "text": "?"}]
+    assert medium({"messages": [{"role": "user", "content": content}]}) == ""
+
+
+def test_the_table_marks_right_and_wrong_and_aligns():
+    lines = table(ASKED).splitlines()
+    assert [line.count("✓") - line.count("✗") for line in lines[1:]] == [1, 1, -1]
+    assert len({line.index(mark) for line, mark in zip(lines[1:], "✓✓✗", strict=True)}) == 1
+
+
+def test_a_long_question_wraps_and_loses_nothing():
+    question = (
+        "You walk from where the first view was taken to the black box. Do you turn left or right to the red ball?"
+    )
+    lines = table([Asked("scene", question, "left", "left")]).splitlines()[1:]
+    assert max(map(len, lines)) <= 100
+    words = " ".join(lines).replace("✓ left", "").split()
+    assert [word for word in words if word != "scene"][:6] == question.split()[:6]
+    assert set(question.split()) <= set(words)
+
+
+def test_the_picture_shows_every_medium(small_world, tmp_path):
+    draw(small_world / "scenes" / "000000", ASKED, tmp_path / "demo.png")
+    with Image.open(tmp_path / "demo.png") as picture:
+        assert picture.width > 1000 and len(set(picture.convert("L").resize((60, 60)).tobytes())) > 20
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # random weights say anything
+def test_the_last_line_is_the_picture_and_the_seed_is_printed(untrained, tmp_path, capsys):
+    picture = run(str(untrained.polyv), None, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == str(picture) and picture.exists()
+    assert f"seed {picture.parent.name.removeprefix('seed-')}" in lines[0]
+    assert sum(line.startswith(("image ", "video ", "scene ")) for line in lines) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (NANO / "config.json").exists(), reason="checkpoints/polyv-nano is not there yet")
+def test_the_demo_takes_less_than_a_minute_and_answers(tmp_path, capsys):
+    started = time.perf_counter()
+    run(str(NANO), 7, tmp_path)
+    assert time.perf_counter() - started < 60
+    assert "✓" in capsys.readouterr().out
