@@ -3,7 +3,7 @@
 
 Never depth, distance or motion: those are what the backbone must not be told. A video's caption speaks of its first
 frame, a scene's of its first view. Two styles, because each teaches what the other does not: sentences with nine
-places (objects from left to right), and a list with the cell of an 8×8 grid (objects in random order).
+places (objects from left to right), and a list with the square of an 8×8 board (objects in random order).
 """
 
 from collections.abc import Sequence
@@ -25,10 +25,11 @@ _ASK = {
     "video": ("Describe the first frame of the video.", "What does the video's first frame show, and where?"),
     "scene": ("Describe the first view of the scene.", "What does the first view of the scene show, and where?"),
 }
-_ASK_CELLS = {
-    "image": "List the objects in the picture with column and row.",
-    "video": "List the objects in the video's first frame with column and row.",
-    "scene": "List the objects in the first view of the scene with column and row.",
+# Squares are named as on a chessboard, from the top left: two tokens a place, where "column 7, row 4" takes eight.
+_ASK_SQUARES = {
+    "image": "Name the square of each object in the picture.",
+    "video": "Name the square of each object in the video's first frame.",
+    "scene": "Name the square of each object in the first view of the scene.",
 }
 _OPENINGS = {
     "image": ("The picture shows", "There is"),
@@ -45,7 +46,7 @@ def captions(record: SceneRecord, rng: np.random.Generator) -> list[tuple[tuple[
     no more rendering. A medium in which some object is half hidden is described by what is clear in it; one without
     any clear object has no caption.
     """
-    media, both = record.media, ("sentence", "cells")
+    media, both = record.media, ("sentence", "squares")
     shots: list[tuple[str, str, Camera, list[Appearance], tuple[str, ...]]] = [
         ("image", media.image, record.image_camera, [thing.in_image for thing in record.objects], both),
         ("video", media.video, record.video_cameras[0], [thing.in_video[0] for thing in record.objects], both),
@@ -66,9 +67,9 @@ def captions(record: SceneRecord, rng: np.random.Generator) -> list[tuple[tuple[
             request = _ASK[kind][rng.integers(len(_ASK[kind]))]
             opening = _OPENINGS[kind][rng.integers(len(_OPENINGS[kind]))]
             written.append(((kind, path), request, _sentence(clear, camera, opening)))
-        if "cells" in styles:
+        if "squares" in styles:
             shuffled = [clear[i] for i in rng.permutation(len(clear))]
-            written.append(((kind, path), _ASK_CELLS[kind], _cells(shuffled, camera)))
+            written.append(((kind, path), _ASK_SQUARES[kind], _squares(shuffled, camera)))
     return written
 
 
@@ -100,9 +101,9 @@ def _sentence(clear: Sequence[tuple[SceneObject, Appearance]], camera: Camera, o
     return f"{opening} {listed}."
 
 
-def _cells(clear: Sequence[tuple[SceneObject, Appearance]], camera: Camera) -> str:
+def _squares(clear: Sequence[tuple[SceneObject, Appearance]], camera: Camera) -> str:
     parts = []
     for thing, look in clear:
         column, row = place(look, camera, GRID)
-        parts.append(f"{describe(thing)}: column {column + 1}, row {row + 1}")
-    return "; ".join(parts) + "."
+        parts.append(f"{describe(thing)} {'abcdefgh'[column]}{row + 1}")
+    return f"{', '.join(parts)}."

@@ -81,21 +81,21 @@ def test_each_view_and_the_moved_image_are_pictures_of_their_own():
                 camera_of = scene.view_cameras[int(view[1])]
             assert kind == "image"
             for thing in scene.objects:
-                cell = re.search(rf"{thing.name}: column (\d), row (\d)", caption)
+                cell = re.search(rf"{thing.name} ([a-h])(\d)", caption)
                 x, y, _ = project(thing.position, camera_of)
                 if cell and 10 < x < SIZE - 10 and 10 < y < SIZE - 10:
-                    assert (int(cell[1]), int(cell[2])) == (int(GRID * x / SIZE) + 1, int(GRID * y / SIZE) + 1)
+                    assert cell[1] + cell[2] == f"{'abcdefgh'[int(GRID * x / SIZE)]}{int(GRID * y / SIZE) + 1}"
 
 
 def test_grid_cells_are_where_the_objects_project():
     for index in range(40):
         scene = random_record(index)
-        cells = next(text for (kind, _), request, text in written(index) if kind == "image" and "column" in request)
+        cells = next(text for (kind, _), request, text in written(index) if kind == "image" and "square" in request)
         for thing in scene.objects:
-            match = re.search(rf"{thing.name}: column (\d), row (\d)", cells)
+            match = re.search(rf"{thing.name} ([a-h])(\d)", cells)
             x, y, _ = project(thing.position, scene.image_camera)
             if match and 10 < x < SIZE - 10 and 10 < y < SIZE - 10:
-                assert (int(match[1]), int(match[2])) == (int(GRID * x / SIZE) + 1, int(GRID * y / SIZE) + 1)
+                assert match[1] + match[2] == f"{'abcdefgh'[int(GRID * x / SIZE)]}{int(GRID * y / SIZE) + 1}"
 
 
 def test_sentence_names_all_that_is_clear_from_left_to_right():
@@ -118,7 +118,7 @@ def test_a_medium_without_a_clear_object_has_no_caption():
 def test_caption_of_a_video_is_of_its_first_frame():
     scene = record([Thing("red", "ball", (-1.0, 0.0, 0.2), step=(0.13, 0.0, 0.0))])
     video = [text for (kind, _), _, text in captions(scene, np.random.default_rng(0)) if kind == "video"]
-    assert "at the left" in video[0] and "column 2" in video[1]
+    assert "at the left" in video[0] and " b" in video[1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,134 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""Conversations as training data: rows of JSONL files or of datasets on the Hub, checked and mixed."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, concatenate_datasets, interleave_datasets, load_dataset
+
+
+MEDIA = ("image", "video", "scene")
+_ROLES = ("system", "user", "assistant")
+
+
+class RowError(ValueError):
+    """A row that cannot be trained on. The message names its file, its row number (from 1) and the cause."""
+
+
+def check_messages(messages: Any, folder: Path) -> list[dict[str, Any]]:
+    """One conversation, normalised: contents are lists of entries, and relative media paths start at `folder`.
+
+    Raises:
+        ValueError: it is no conversation, it holds no answer, or a medium is missing.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise ValueError(f"'messages' is {messages!r:.60}, expected a list of {{'role', 'content'}}")
+    checked = []
+    for message in messages:
+        if not isinstance(message, dict) or message.get("role") not in _ROLES or "content" not in message:
+            raise ValueError(f"message {message!r:.80}: expected a 'role' among {', '.join(_ROLES)}, and a 'content'")
+        content = message["content"]
+        entries = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise ValueError(f"content {content!r:.80}: expected a text or a list of {{'type', …}} entries")
+        checked.append({"role": message["role"], "content": [_check_entry(entry, folder) for entry in entries]})
+        if message["role"] == "assistant":
+            answer = checked[-1]["content"]
+            if not all(entry["type"] == "text" for entry in answer) or not "".join(e["text"] for e in answer).strip():
+                raise ValueError(f"assistant turn {content!r:.80}: expected a text that is not empty")
+    if checked[-1]["role"] != "assistant":
+        raise ValueError("the last turn is not the assistant's, so there is no answer to learn")
+    return checked
+
+
+def _check_entry(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
+    kind = entry.get("type")
+    if kind == "text" and isinstance(entry.get("text"), str):
+        return {"type": "text", "text": entry["text"]}
+    if kind not in MEDIA or not isinstance(medium := entry.get(kind, entry.get("path", entry.get("url"))), str):
+        raise ValueError(f"entry {entry!r:.80}: expected a 'type' among text, {', '.join(MEDIA)}, and its value")
+    if not medium.startswith(("http://", "https://")):
+        medium = os.path.join(folder, medium)
+        if not os.path.exists(medium):
+            raise ValueError(f"{kind} {medium}: no such file")
+    settings = {key: value for key, value in entry.items() if key not in ("path", "url")}  # such as a video's "fps"
+    return {**settings, kind: medium}
+
+
+def read_rows(file: str | Path) -> Dataset:
+    """Rows of a JSONL file: `{"messages": [{"role", "content"}, …], …}`, media paths relative to the file's folder.
+
+    The columns are "messages" (JSON text, as the entries of one list differ in their keys), "source" (file and row),
+    and whatever else the rows hold.
+
+    Raises:
+        RowError: a row is not what it should be. All media are looked up here, not hours into a training.
+    """
+    file = Path(file)
+    rows = []
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            source = f"{file}, row {number}"
+            try:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError(f"expected an object, got {row!r:.60}")
+                messages = check_messages(row.get("messages"), file.parent)
+            except ValueError as error:
+                raise RowError(f"{source}: {error}.") from error
+            rows.append({**row, "messages": json.dumps(messages, ensure_ascii=False), "source": source})
+    if not rows:
+        raise RowError(f"{file}: holds no row.")
+    columns = dict.fromkeys(key for row in rows for key in row)  # `from_list` would know the first row's only
+    try:
+        return Dataset.from_dict({key: [row.get(key) for row in rows] for key in columns})
+    except (TypeError, ValueError) as error:  # from Arrow
+        raise RowError(f"{file}: the values of one key differ in type from row to row: {error}.") from error
+
+
+def read_mixture(sources: Sequence[str], weights: Sequence[float] | None, seed: int) -> Dataset:
+    """JSONL files, or datasets of the Hub (their "train" split), as one.
+
+    Without `weights` the sources are concatenated. With them, each next row comes from source i with probability
+    `weights[i]`, until every source is used up; shorter ones repeat.
+
+    Raises:
+        RowError: a row is unfit, see `read_rows`.
+        ValueError: `weights` do not fit `sources`.
+    """
+    parts = [
+        read_rows(source) if str(source).endswith((".jsonl", ".json")) else load_dataset(source, split="train")
+        for source in sources
+    ]
+    if weights is None:
+        return concatenate_datasets(parts)
+    if len(weights) != len(parts) or min(weights) <= 0:
+        raise ValueError(f"dataset_weights: got {weights} for {len(parts)} datasets, expected one above 0 for each.")
+    shares = [weight / sum(weights) for weight in weights]
+    return interleave_datasets(parts, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
+
+
+def read_messages(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The conversation of a row, from JSON text or from a Hub dataset's columns.
+
+    Arrow fills keys that an entry lacks with None: they are dropped. An entry without a medium of its own takes the
+    next of the row's column "images", "videos" or "scenes", as TRL's vision datasets have them.
+    """
+    messages = json.loads(row["messages"]) if isinstance(row["messages"], str) else row["messages"]
+    columns = {kind: iter(row.get(f"{kind}s") or ()) for kind in MEDIA}
+    filled = []
+    for message in messages:
+        content = message["content"]
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        entries = [{key: value for key, value in entry.items() if value is not None} for entry in content]
+        for entry in entries:
+            if entry["type"] in MEDIA and len(entry) == 1:
+                entry[entry["type"]] = next(columns[entry["type"]])
+        filled.append({"role": message["role"], "content": entries})
+    return filled

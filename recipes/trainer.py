@@ -1,0 +1,222 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""The trainer every stage builds on: TRL's SFTTrainer, where it would go wrong for PolyV, put right."""
+
+import json
+import math
+import os
+from typing import Any
+
+import torch
+from datasets import Dataset
+from huggingface_hub import ModelCard, ModelCardData
+from matplotlib.figure import Figure
+from torch.utils.data import Sampler
+from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback, TrainerState
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint
+from trl import SFTConfig, SFTTrainer
+
+from polyv.recipes.collator import IGNORED, ConversationCollator, EvenBatches
+
+
+CARD = """\
+# {name}
+
+{origin}, on {datasets}: {steps} steps of {batch} conversations, seed {seed}.
+
+```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model = AutoModelForImageTextToText.from_pretrained("{name}")
+processor = AutoProcessor.from_pretrained("{name}")
+```
+
+![training loss](loss.png)
+"""
+
+
+class PolyVTrainer(SFTTrainer):
+    """SFTTrainer for PolyV, and for the dense Qwen2.5-VL that it is upcycled from.
+
+    What differs, and why:
+    - The loss comes from the model's own forward: TRL patches the LM head and pools the router statistics of all
+      layers, so that two layers collapsed onto opposite experts look balanced. PolyV's `aux_loss` is per layer.
+    - Gradient accumulation weighs every answer token alike; Qwen2.5-VL declares `accepts_loss_kwargs = False`, which
+      makes Trainer average the micro-batches' means instead.
+    - The collator reads media itself: every column of the dataset reaches it, and `max_length` cuts nothing.
+    - `train_sampling_strategy="group_by_length"` groups by length with media counted, and resumes exactly.
+    - `resume_from_checkpoint="auto"` goes on from the last checkpoint if there is one; a finished run stays finished.
+
+    Args:
+        datasets: what the model card names as training data.
+        base_model: what the model card names as origin; None if trained from scratch.
+
+    Raises:
+        ValueError: gradient checkpointing is reentrant. The router's statistics are captured inside the checkpointed
+            layers: without a graph, which would silence the balance loss.
+    """
+
+    _tag_names = ["polyv"]
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: SFTConfig,
+        train_dataset: Dataset,
+        data_collator: ConversationCollator,
+        processing_class: ProcessorMixin,
+        datasets: list[str],
+        base_model: str | None = None,
+    ):
+        if args.gradient_checkpointing and (args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise ValueError(
+                "gradient_checkpointing_kwargs: use_reentrant=True cuts the router off from its balance loss. "
+                "Leave it out, or set it to false."
+            )
+        args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        args.remove_unused_columns = False
+        text_config = model.config.get_text_config()
+        asked_for_router_logits = getattr(text_config, "output_router_logits", None)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            data_collator=data_collator,
+            processing_class=processing_class,
+        )
+        self.router_aux_loss_coef = getattr(text_config, "router_aux_loss_coef", 0.0)
+        if asked_for_router_logits is not None:  # SFTTrainer sets it, and it would be saved with the model
+            text_config.output_router_logits = asked_for_router_logits
+        self.model_accepts_loss_kwargs = True
+        self.datasets, self.base_model = datasets, base_model
+        self.add_callback(LossCurve())
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Cross-entropy over the answer tokens plus the weighted balance loss, from the model's own forward."""
+        if self.aux_loss_enabled:
+            inputs["output_router_logits"] = True
+        labels = inputs.pop("labels")[:, 1:]
+        # Logits for answers only: with a vocabulary of 150,000 they would otherwise be most of the memory.
+        kept = (labels != IGNORED).any(dim=0).nonzero().squeeze(1)
+        outputs = model(**inputs, use_cache=False, logits_to_keep=kept)
+        targets = labels[:, kept]
+        unwrapped = self.accelerator.unwrap_model(model)
+        loss = unwrapped.loss_function(
+            logits=outputs.logits,
+            labels=None,
+            shift_labels=targets,
+            vocab_size=outputs.logits.shape[-1],
+            num_items_in_batch=num_items_in_batch,
+        )
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # DDP averages gradients; the count is over all processes
+        metrics = self._metrics["train" if model.training else "eval"]
+        if self.aux_loss_enabled:
+            # The balance loss is a mean over a micro-batch, and Trainer leaves the averaging to us.
+            steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
+            metrics["aux_loss"].append(outputs.aux_loss.item())
+        hits = (outputs.logits.detach().argmax(-1) == targets)[targets != IGNORED]
+        metrics["mean_token_accuracy"].append(hits.float().mean().item())
+        return (loss, outputs) if return_outputs else loss
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """Train. "auto" (or true) means the last checkpoint in `output_dir`, or the start where there is none."""
+        checkpoint = None if resume_from_checkpoint is None else str(resume_from_checkpoint)
+        if checkpoint in ("auto", "true", "True"):
+            checkpoint = get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
+        if checkpoint is not None:
+            state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
+            if state.global_step >= self.planned_steps():  # Trainer would take one more
+                print(f"{checkpoint}: all {state.global_step} steps are done; nothing left to train.")
+                self._load_from_checkpoint(checkpoint)
+                self.state = state
+                return TrainOutput(state.global_step, math.nan, {})
+        return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+
+    def planned_steps(self) -> int:
+        """How many optimizer steps the whole run takes."""
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        batches = len(self.train_dataset) / (self.args.train_batch_size * self.args.world_size)
+        batches = math.floor(batches) if self.args.dataloader_drop_last else math.ceil(batches)
+        return math.ceil(self.args.num_train_epochs * math.ceil(batches / self.args.gradient_accumulation_steps))
+
+    def create_model_card(self, model_name=None, dataset_name=None, tags=None):
+        """Write README.md: origin, data, steps, seed, and how to load the model."""
+        if not self.is_world_process_zero():
+            return
+        name = model_name or self.hub_model_id or os.path.basename(os.path.normpath(self.args.output_dir))
+        origin = f"Trained from {self.base_model}" if self.base_model else "Trained from scratch"
+        text = CARD.format(
+            name=name,
+            origin=origin,
+            datasets=", ".join(self.datasets),
+            steps=self.state.global_step,
+            batch=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+            seed=self.args.seed,
+        )
+        data = ModelCardData(
+            library_name="transformers",
+            pipeline_tag="image-text-to-text",
+            # The Hub takes only names of its own here.
+            base_model=None if self.base_model is None or os.path.isdir(self.base_model) else self.base_model,
+            tags=sorted({*self._tag_names, *([tags] if isinstance(tags, str) else tags or [])}),
+        )
+        ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(os.path.join(self.args.output_dir, "README.md"))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        # Qwen2.5-VL's checkpoints hold its legacy key names, which Trainer does not translate: it would warn of
+        # missing keys and go on from the weights it started with.
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or not isinstance(self.model, PreTrainedModel):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+        self.model.load_state_dict(saved.state_dict())
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            keep_scene_settings(output_dir or self.args.output_dir, self.data_collator.processor.scenes_kwargs)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        lengths = self.data_collator.lengths(self.train_dataset if train_dataset is None else train_dataset)
+        return EvenBatches(lengths, self.args.train_batch_size * self.args.world_size, self.args.seed)
+
+
+def keep_scene_settings(folder: str, scenes_kwargs: dict[str, Any]) -> None:
+    """Note the size of scene views in the `processor_config.json` of `folder`.
+
+    Qwen2.5-VL's own processor neither reads nor writes it, but `PolyVProcessor.from_pretrained` does: a dense
+    checkpoint's scenes are then read alike in training and evaluation.
+    """
+    path = os.path.join(folder, "processor_config.json")
+    with open(path, encoding="utf-8") as file:
+        settings = json.load(file)
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({**settings, "scenes_kwargs": scenes_kwargs}, file, indent=2, sort_keys=True)
+        file.write("\n")
+
+
+class LossCurve(TrainerCallback):
+    """Draws `loss.png` into the output folder, at each checkpoint and at the end."""
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            draw_loss(state.log_history, os.path.join(args.output_dir, "loss.png"))
+
+    on_train_end = on_save
+
+
+def draw_loss(log_history: list[dict[str, float]], path: str) -> None:
+    """Draw what Trainer logged against steps: the loss, and below it the accuracy of the answers' tokens."""
+    curves = {"loss": "training loss", "mean_token_accuracy": "accuracy of answer tokens"}
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    for axes, (key, label) in zip(figure.subplots(2, 1, sharex=True), curves.items(), strict=True):
+        logged = [(log["step"], log[key]) for log in log_history if key in log]
+        if logged:
+            axes.plot(*zip(*logged, strict=True))
+        axes.set(ylabel=label, xlabel="step")
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=100)

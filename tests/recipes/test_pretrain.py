@@ -1,0 +1,114 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""The real command, replayed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_5_vl import Qwen2_5_VLProcessor
+from trl import SFTConfig, TrlParser
+
+from polyv import PolyVForConditionalGeneration, PolyVProcessor
+from polyv.recipes.nano import SCENES
+from polyv.recipes.pretrain import DataArguments, ModelArguments, main
+
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*/*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def config(data, tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    settings = {
+        "dataset": [str(data / "rows.jsonl")],
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "per_device_train_batch_size": 5,
+        "max_steps": 20,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "report_to": "none",
+        "train_sampling_strategy": "group_by_length",
+        "resume_from_checkpoint": "auto",
+    }
+    file.write_text(yaml.safe_dump(settings))
+    return file
+
+
+@pytest.fixture(scope="module")
+def backbone(config, start) -> Path:
+    out = config.parent / "backbone"
+    main(["--config", str(config), "--config_name", str(start), "--output_dir", str(out)])
+    return out
+
+
+def losses(folder: Path) -> list[float]:
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [log["loss"] for log in history if "loss" in log]
+
+
+def test_trains_a_dense_backbone_from_scratch(backbone):
+    curve = losses(backbone)
+    assert curve[0] == pytest.approx(7.05, abs=0.2)  # about ln 1024, as nothing is known yet
+    assert curve[-1] == pytest.approx(0.7, abs=0.35)
+    model = AutoModelForImageTextToText.from_pretrained(backbone)
+    assert type(model) is Qwen2_5_VLForConditionalGeneration
+    assert type(AutoProcessor.from_pretrained(backbone)) is Qwen2_5_VLProcessor
+    assert PolyVProcessor.from_pretrained(backbone).scenes_kwargs == SCENES
+    assert (backbone / "loss.png").exists() and "from scratch" in (backbone / "README.md").read_text()
+
+
+def test_upcycles_and_tunes(backbone, config):
+    out = config.parent / "polyv"
+    arguments = ["--model_name_or_path", str(backbone), "--upcycle", "--output_dir", str(out), "--max_steps", "2"]
+    main(["--config", str(config), *arguments])
+    # It starts where the backbone ended: `<synergy>` is new, the rest is not.
+    assert losses(out)[0] < losses(backbone)[0] - 2
+    model = AutoModelForImageTextToText.from_pretrained(out)
+    assert type(model) is PolyVForConditionalGeneration
+    processor = AutoProcessor.from_pretrained(out)
+    assert type(processor) is PolyVProcessor
+    assert processor.add_synergy and processor.scenes_kwargs == SCENES
+
+
+def test_a_finished_run_stays_finished(backbone, config, start, capsys):
+    before = (backbone / "model.safetensors").read_bytes()
+    main(["--config", str(config), "--config_name", str(start), "--output_dir", str(backbone)])
+    assert "all 20 steps are done" in capsys.readouterr().out
+    assert (backbone / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give one of the two"),
+        (["--model_name_or_path", "a", "--config_name", "b"], "give one of the two"),
+        (["--config_name", "b", "--upcycle"], "no weights to upcycle"),
+        (["--config_name", "b", "--learning_speed", "1"], "learning_speed"),
+    ],
+)
+def test_refuses_what_it_cannot_do(config, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        main(["--config", str(config), "--output_dir", str(tmp_path), *arguments])
+
+
+def test_refuses_unknown_keys_in_the_file(config, tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(config.read_text() + "learning_speed: 1\n")
+    with pytest.raises(ValueError, match="learning_speed"):
+        main(["--config", str(file), "--config_name", "b"])
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_the_recipes_are_complete(file):
+    model, data, training = TrlParser((ModelArguments, DataArguments, SFTConfig)).parse_args_and_config(
+        ["--config", str(file)]
+    )
+    assert data.dataset_weights is None or len(data.dataset_weights) == len(data.dataset)
+    assert training.resume_from_checkpoint == "auto"
+    assert not training.bf16 and not training.gradient_checkpointing
+    assert model.upcycle == (file.stem == "tune")

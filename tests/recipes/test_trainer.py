@@ -1,0 +1,204 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from transformers import AutoConfig, AutoModelForImageTextToText, TrainerCallback
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+from trl import SFTConfig
+
+from polyv import PolyVForConditionalGeneration
+from polyv.recipes.collator import ConversationCollator
+from polyv.recipes.data import read_rows
+from polyv.recipes.trainer import PolyVTrainer, draw_loss
+
+
+@pytest.fixture
+def dense(start):
+    torch.manual_seed(0)
+    return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(start))
+
+
+@pytest.fixture
+def polyv(dense, tmp_path):
+    dense.save_pretrained(tmp_path / "dense")
+    return PolyVForConditionalGeneration.from_pretrained(tmp_path / "dense", dtype=torch.float32)
+
+
+@pytest.fixture
+def make_trainer(data, processor, tmp_path):
+    def make(model, base_model=None, **settings) -> PolyVTrainer:
+        settings = {"bf16": False, "gradient_checkpointing": False, "report_to": "none", **settings}
+        args = SFTConfig(str(tmp_path / "out"), use_cpu=True, disable_tqdm=True, logging_steps=1, **settings)
+        return PolyVTrainer(
+            model,
+            args,
+            train_dataset=read_rows(data / "rows.jsonl"),
+            data_collator=ConversationCollator(processor, inspect.signature(model.forward).parameters),
+            processing_class=processor,
+            datasets=["rows.jsonl"],
+            base_model=base_model,
+        )
+
+    return make
+
+
+def collapse(model: PolyVForConditionalGeneration, favourites: list[tuple[int, ...]]) -> None:
+    """Let each MoE layer send every token to its favourites, by a dimension that is large and positive in all."""
+    model.get_input_embeddings().weight.data[:, 0] = 20.0
+    gates = [layer.mlp.gate for layer in model.model.language_model.layers if hasattr(layer.mlp, "gate")]
+    for gate, experts in zip(gates, favourites, strict=True):
+        gate.weight.data.zero_()
+        gate.weight.data[list(experts), 0] = 5.0
+
+
+def test_opposite_collapse_of_two_layers_raises_the_training_loss(make_trainer, polyv):
+    # All experts are copies of one, so that routing cannot change the cross-entropy.
+    text_only = make_trainer(polyv, router_aux_loss_coef=1.0)
+    batch = text_only.data_collator([text_only.train_dataset[4]])
+    losses = []
+    for favourites in ([(), ()], [(0, 1), (0, 1)], [(0, 1), (2, 3)]):
+        collapse(polyv, favourites)
+        losses.append(text_only.compute_loss(polyv, dict(batch)).item())
+    balanced, alike, opposite = losses
+    assert opposite - balanced == pytest.approx(1.0, abs=0.05)
+    assert opposite == pytest.approx(alike, abs=1e-4)
+    # What TRL itself would have added: no difference between opposite collapse and balance.
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    logits = polyv(**inputs, output_router_logits=True).router_logits
+    assert load_balancing_loss_func(logits, 4, 2).item() == pytest.approx(2.0, abs=0.01)
+
+
+def test_the_router_learns_from_the_balance_loss_alone(make_trainer, polyv):
+    # Identical experts, renormalised weights: no gradient from the cross-entropy reaches the router.
+    gate = polyv.model.language_model.layers[3].mlp.gate
+    for coefficient, reached in ((0.0, False), (0.5, True)):
+        trainer = make_trainer(polyv, router_aux_loss_coef=coefficient)
+        polyv.zero_grad()
+        trainer.compute_loss(polyv, trainer.data_collator([trainer.train_dataset[0]])).backward()
+        assert (gate.weight.grad is not None and gate.weight.grad.abs().max() > 1e-5) == reached
+
+
+def test_refuses_reentrant_checkpointing(make_trainer, polyv):
+    options = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    with pytest.raises(ValueError, match="use_reentrant=True cuts the router off"):
+        make_trainer(polyv, **options)
+
+
+def test_checkpointing_changes_no_gradient(make_trainer, polyv):
+    gate = polyv.model.language_model.layers[7].mlp.gate
+    gradients = []
+    for checkpointing in (False, True):
+        trainer = make_trainer(polyv, router_aux_loss_coef=0.5, gradient_checkpointing=checkpointing)
+        if checkpointing:
+            polyv.gradient_checkpointing_enable()
+        polyv.train().zero_grad()
+        trainer.compute_loss(polyv, trainer.data_collator([trainer.train_dataset[1]])).backward()
+        gradients.append(gate.weight.grad.clone())
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("kind", ["dense", "polyv"])
+def test_accumulated_gradients_are_those_of_the_whole_batch(make_trainer, request, kind):
+    # Rows differ in how many answer tokens they have; averaging means of micro-batches would weigh them wrongly.
+    model = request.getfixturevalue(kind)
+    begin = {name: value.clone() for name, value in model.state_dict().items()}
+    norms = []
+    for rows, steps in ((5, 1), (1, 5)):
+        model.load_state_dict(begin)
+        trainer = make_trainer(
+            model,
+            router_aux_loss_coef=None if kind == "dense" else 0.0,
+            per_device_train_batch_size=rows,
+            gradient_accumulation_steps=steps,
+            max_steps=1,
+            save_strategy="no",
+        )
+        trainer.train()
+        norms.append(trainer.state.log_history[0]["grad_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_every_column_reaches_the_collator(make_trainer, dense):
+    seen = []
+    trainer = make_trainer(dense, per_device_train_batch_size=5, max_steps=1, save_strategy="no")
+    trainer.train_dataset = trainer.train_dataset.add_column("teacher", [[0.5]] * 5)
+    collate = trainer.data_collator
+    trainer.data_collator = lambda rows: (seen.extend(rows), collate(rows))[1]
+    trainer.train()
+    assert {tuple(sorted(row)) for row in seen} == {("id", "messages", "source", "teacher")}
+
+
+def test_saves_a_router_setting_that_nobody_asked_for_nowhere(make_trainer, polyv, tmp_path):
+    trainer = make_trainer(polyv, max_steps=1, save_strategy="no")
+    trainer.train()
+    assert trainer.state.log_history[0]["aux_loss"] == pytest.approx(1.0, abs=0.5)
+    trainer.save_model()
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert not config["text_config"].get("output_router_logits")
+
+
+class Stop(TrainerCallback):
+    """Stops a run as a kill would: between two steps, without a last checkpoint."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("kind", ["dense", "polyv"])
+def test_a_killed_run_resumes_to_the_same_bits(make_trainer, request, tmp_path, kind):
+    settings = {
+        "per_device_train_batch_size": 2,
+        "num_train_epochs": 2,  # of three steps: the run is killed in its second
+        "save_steps": 2,
+        "learning_rate": 1e-2,
+        "train_sampling_strategy": "group_by_length",
+    }
+    model = request.getfixturevalue(kind)
+    begin = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def run(folder: str, callback=None) -> tuple[PolyVTrainer, dict[str, torch.Tensor]]:
+        model.load_state_dict(begin)
+        trainer = make_trainer(model, **settings)
+        trainer.args.output_dir = str(tmp_path / folder)
+        if callback:
+            trainer.add_callback(callback)
+        trainer.train(resume_from_checkpoint="auto")
+        return trainer, {name: value.clone() for name, value in model.state_dict().items()}
+
+    _, straight = run("straight")
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", Stop())
+    assert Path(tmp_path / "killed" / "checkpoint-4").is_dir()
+    trainer, resumed = run("killed")
+    assert trainer.state.global_step == 6
+    assert all(torch.equal(straight[name], value) for name, value in resumed.items())
+
+    # Once more: nothing is left to do, and the model is the trained one.
+    trainer, again = run("killed")
+    assert trainer.state.global_step == 6
+    assert all(torch.equal(straight[name], value) for name, value in again.items())
+
+
+def test_the_card_tells_origin_data_and_steps(make_trainer, dense, tmp_path):
+    for base, line in (("Qwen/Qwen2.5-VL-3B-Instruct", "from Qwen/Qwen2.5-VL-3B-Instruct"), (None, "from scratch")):
+        trainer = make_trainer(dense, base_model=base, seed=7)
+        trainer.create_model_card()
+        card = ModelCard.load(tmp_path / "out" / "README.md")
+        assert f"Trained {line}, on rows.jsonl: 0 steps of 8 conversations, seed 7." in card.text
+        assert card.data.base_model == base
+        assert card.data.pipeline_tag == "image-text-to-text"
+    # A local folder is no name on the Hub.
+    make_trainer(dense, base_model=str(tmp_path)).create_model_card()
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert f"Trained from {tmp_path}" in card.text and card.data.base_model is None
+
+
+def test_draws_what_was_logged(tmp_path):
+    for history in ([], [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "mean_token_accuracy": 0.5}]):
+        draw_loss(history, str(tmp_path / "loss.png"))
+        assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
