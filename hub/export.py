@@ -66,9 +66,13 @@ def export(model: str | os.PathLike, out: str | os.PathLike) -> Path:
         if out.exists():
             out.rename(replaced)
         partial.rename(out)
+    except BaseException:
+        if replaced.exists():
+            replaced.rename(out)
+        raise
     finally:
-        for folder in (partial, replaced):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
     return out
 
 

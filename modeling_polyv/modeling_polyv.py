@@ -106,12 +106,10 @@ class PolyVPreTrainedModel(Qwen2_5_VLPreTrainedModel):
             ValueError: if the Qwen2.5-VL checkpoint lacks a weight or holds one that has no place here.
         """
         dense_config = read_dense_config(pretrained_model_name_or_path, config, kwargs)
+        load = super().from_pretrained
         if dense_config is None:
-            return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
-        return upcycle(
-            cls, super().from_pretrained, pretrained_model_name_or_path, *model_args, config=config,
-            dense_config=dense_config, **kwargs,
-        )  # fmt: skip
+            return load(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        return upcycle(cls, load, dense_config, pretrained_model_name_or_path, *model_args, config=config, **kwargs)
 
 
 class PolyVTextModel(PolyVPreTrainedModel, Qwen2_5_VLTextModel):
@@ -406,10 +404,11 @@ class PolyVForConditionalGeneration(PolyVPreTrainedModel, Qwen2_5_VLForCondition
         router_logits = outputs.get("router_logits") or None
         aux_loss = None
         if router_logits is not None:
+            # A 4D mask, or generate's dict of masks, does not say which tokens are padding.
+            mask = attention_mask if getattr(attention_mask, "ndim", None) == 2 else None
             aux_loss = load_balancing_loss(
-                router_logits, text_config.num_experts, text_config.num_experts_per_tok,
-                attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2 else None,
-            )  # fmt: skip
+                router_logits, text_config.num_experts, text_config.num_experts_per_tok, mask
+            )
             if loss is not None and labels is not None:
                 share = 1.0
                 if (num_items := kwargs.get("num_items_in_batch")) is not None:

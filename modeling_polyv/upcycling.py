@@ -54,9 +54,9 @@ def read_dense_config(
 def upcycle(
     cls,
     load: Callable,
+    dense_config: Qwen2_5_VLConfig,
     pretrained_model_name_or_path,
     *model_args,
-    dense_config: Qwen2_5_VLConfig,
     config: PolyVConfig | None = None,
     **kwargs,
 ):

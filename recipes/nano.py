@@ -103,7 +103,7 @@ def make_processor(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLProcessor:
 
 
 def make_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
-    """2.3M parameters: 8 text layers of width 128, 4 vision layers of width 96.
+    """2.4M parameters: 8 text layers of width 128, 4 vision layers of width 96.
 
     `rope_theta` is small because a rotary base of 1e4 or more turns the width axis by less than .003 rad a token at
     head_dim 32: no signal over a 7×7 grid. `tokens_per_second` is one position a pair of frames, so a 2 s clip

@@ -89,7 +89,8 @@ def test_run_prints_answer_seconds_and_device(untrained, media, capsys):
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./folder", "checkpoints/nano", "a/b/c", "runs/"])
-def test_a_missing_checkpoint_is_named(name):
+def test_a_missing_checkpoint_is_named(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=f"model={name}: there is no such folder"):
         load(name)
 
