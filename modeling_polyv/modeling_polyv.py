@@ -134,12 +134,7 @@ class PolyVModel(PolyVPreTrainedModel, Qwen2_5_VLModel):
         self.visual = Qwen2_5_VisionTransformerPretrainedModel._from_config(config.vision_config)
         self.language_model = PolyVTextModel._from_config(config.text_config)
         hidden_size = config.text_config.hidden_size
-        self.time_encoding = PolyVSinusoidalEncoding(
-            num_axes=1,
-            num_frequencies=config.time_num_frequencies,
-            periods=config.time_periods,
-            hidden_size=hidden_size,
-        )
+        self.time_encoding = PolyVSinusoidalEncoding(1, config.time_num_frequencies, config.time_periods, hidden_size)
         self.coordinate_encoding = PolyVSinusoidalEncoding(
             num_axes=3,
             num_frequencies=config.coordinate_num_frequencies,
