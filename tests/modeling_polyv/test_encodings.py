@@ -1,7 +1,7 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from polyv.modeling_polyv.encodings import PolyVSinusoidalEncoding
@@ -34,7 +34,6 @@ def test_values_are_clipped_to_the_box():
     torch.testing.assert_close(module(far), module(corner))
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-9, 9, width=32), min_size=3, max_size=3), st.integers(0, 2), st.floats(0.02, 0.05))
 def test_points_two_centimetres_apart_differ_even_in_bfloat16(point, axis, step):
     module = encoding(dtype=torch.bfloat16)

@@ -99,7 +99,7 @@ def test_layers_collapsed_onto_opposite_experts_do_not_look_balanced():
     assert pooled == pytest.approx(1.0), "the library's pooled loss no longer has the fault this guards against"
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 9), st.integers(2, 5), st.integers(0, 10_000), st.data())
 def test_loss_matches_its_definition(layers, batch, length, num_experts, seed, data):
     top_k = data.draw(st.integers(1, num_experts))

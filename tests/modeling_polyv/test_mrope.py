@@ -47,7 +47,7 @@ MEDIA = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.lists(MEDIA, max_size=3), min_size=1, max_size=3), st.sampled_from(["left", "right"]))
 def test_positions_hold_for_any_media(models, rows, padding_side):
     if not any(rows):

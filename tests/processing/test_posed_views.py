@@ -31,7 +31,7 @@ def rotation(w, x, y, z) -> np.ndarray:
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     depth=arrays(np.float32, (9, 13), elements=st.floats(0.125, 20, width=32)),
     focal=st.floats(0.4, 4),
@@ -98,7 +98,7 @@ def bilinear(grid, row, column):
     return top * (1 - v) + (grid[i + 1, j] * (1 - u) + grid[i + 1, j + 1] * u) * v
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     image_size=st.tuples(st.integers(20, 80), st.integers(20, 80)),
     depth_size=st.tuples(st.integers(7, 31), st.integers(7, 31)),

@@ -226,7 +226,7 @@ def test_bad_videos_are_named(processor, media):
 # Scenes
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     size=st.tuples(st.integers(24, 150), st.integers(24, 150)),
     depth_size=st.tuples(st.integers(20, 90), st.integers(20, 90)),

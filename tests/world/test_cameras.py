@@ -21,7 +21,7 @@ def _project(pose: np.ndarray, points) -> np.ndarray:
         return np.where(local[:, 2:] > 0, cameras.FOCAL * local[:, :2] / local[:, 2:], np.nan)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(_COORDINATES, st.floats(0, 6.28), st.floats(0.2, 1.0), st.floats(0.5, 1.0))
 def test_content_fills_the_picture_up_to_its_margin(points, azimuth, elevation, margin):
     points = np.array([*points, (0.0, 0.0, 0.0), (0.1, 0.1, 0.1), (-0.1, 0.1, 0.3)])
@@ -30,7 +30,7 @@ def test_content_fills_the_picture_up_to_its_margin(points, azimuth, elevation, 
     assert np.abs(_project(pose, points)).max() == pytest.approx(margin / 2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0, 6.28), st.floats(-1.2, 1.2))
 def test_look_at_puts_its_target_in_the_middle_and_keeps_up_upright(azimuth, elevation):
     pose = cameras.look_at(cameras.direction(azimuth, elevation) * 3, np.zeros(3))

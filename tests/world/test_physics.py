@@ -50,7 +50,7 @@ def test_frames_are_an_eighth_of_a_second_apart():
     assert motion.frame_tracks[1, 0, 0] == pytest.approx(1.0 / FPS, rel=0.05)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.floats(1.0, 2.0), st.floats(0.8, 1.2))
 def test_ball_hits_when_and_what_it_must(speed, distance):
     _, found = play(ball(velocity=(speed, 0.0, 0.0)), box(x=distance + 0.4), box("far", x=0.0, y=2.0))
@@ -103,7 +103,7 @@ def test_rolling_down_obeys_the_slope():
     assert travelled == pytest.approx(expected, rel=0.25)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(0, 6.28), st.sampled_from(["ball", "box", "cylinder", "cone", "table", "ramp"]))
 def test_turning_a_thing_turns_its_outline(angle, category):
     thing = Thing(

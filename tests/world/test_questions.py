@@ -343,7 +343,7 @@ def test_a_blocked_way_is_not_free():
 # --- what may be asked ---------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(0, 3))
 def test_what_is_hardly_visible_is_never_named(index, victim):
     scene = random_record(index)
