@@ -1,6 +1,7 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """PolyV's configuration: Qwen2.5-VL's, plus experts, the `<synergy>` token and two position encodings."""
 
+import math
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -96,6 +97,8 @@ class PolyVTextConfig(Qwen2_5_VLTextConfig):
                 f"`mlp_only_layers` names layers {outside}, but `num_hidden_layers` is {self.num_hidden_layers}: "
                 f"use indices from 0 to {self.num_hidden_layers - 1}."
             )
+        if self.router_aux_loss_coef < 0:
+            raise ValueError(f"`router_aux_loss_coef` must be 0 or more, got {self.router_aux_loss_coef}.")
         if self.num_experts == 0:
             return
         if not 1 <= self.num_experts_per_tok <= self.num_experts:
@@ -103,10 +106,12 @@ class PolyVTextConfig(Qwen2_5_VLTextConfig):
                 f"`num_experts_per_tok` must be between 1 and `num_experts` ({self.num_experts}), "
                 f"got {self.num_experts_per_tok}."
             )
-        if (self.moe_intermediate_size or 0) < 1:
-            raise ValueError(f"`moe_intermediate_size` must be at least 1, got {self.moe_intermediate_size}.")
-        if self.router_aux_loss_coef < 0:
-            raise ValueError(f"`router_aux_loss_coef` must be 0 or more, got {self.router_aux_loss_coef}.")
+        for name in ("hidden_size", "moe_intermediate_size"):
+            if getattr(self, name) < 1 or getattr(self, name) % 8:
+                raise ValueError(
+                    f"`{name}` must be a multiple of 8, got {getattr(self, name)}: grouped_mm, the default experts "
+                    "implementation, needs rows of whole 16 bytes, in bfloat16 too."
+                )
         if not self.moe_layers:
             raise ValueError(
                 f"No layer would hold experts: `decoder_sparse_step` is {self.decoder_sparse_step}, `mlp_only_layers` "
@@ -171,7 +176,11 @@ class PolyVConfig(Qwen2_5_VLConfig):
     mrope_upstream: bool = False
 
     def __post_init__(self, **kwargs):
+        given = self.vision_config
         super().__post_init__(**kwargs)
+        if given is None or (isinstance(given, dict) and "out_hidden_size" not in given):
+            self.vision_config.out_hidden_size = self.text_config.hidden_size
+        self._check_vision()
         self._check_synergy()
         self._check_encodings()
 
@@ -186,6 +195,7 @@ class PolyVConfig(Qwen2_5_VLConfig):
 
         Raises:
             TypeError: for an override that neither configuration knows.
+        ValueError: for a combination that is impossible, or that the checkpoint's weights cannot fill.
         """
         values = dense.to_dict()
         text, vision = values.pop("text_config"), values.pop("vision_config")
@@ -194,6 +204,10 @@ class PolyVConfig(Qwen2_5_VLConfig):
         values.pop("architectures", None)
         top_fields, text_fields = cls.__dataclass_fields__, PolyVTextConfig.__dataclass_fields__
         for name, value in overrides.items():
+            if name in ("text_config", "vision_config"):
+                raise TypeError(
+                    f"`{name}` comes from the dense model; give the arguments to change by their own names."
+                )
             # `vocab_size` and the like exist in both in some releases: the decoder is the one that uses them.
             if name in text_fields and name not in ("tie_word_embeddings", "dtype", "architectures"):
                 text[name] = value
@@ -203,6 +217,14 @@ class PolyVConfig(Qwen2_5_VLConfig):
                 raise TypeError(f"`{name}` is no argument of PolyVConfig or PolyVTextConfig.")
         return cls(text_config=text, vision_config=vision, **values)
 
+    def _check_vision(self) -> None:
+        made, expected = self.vision_config.out_hidden_size, self.text_config.hidden_size
+        if made != expected:
+            raise ValueError(
+                f"`vision_config.out_hidden_size` is {made}, but `text_config.hidden_size` is {expected}: visual tokens "
+                "stand among text tokens and must be as wide. Leave it out to have it so."
+            )
+
     def _check_synergy(self) -> None:
         vocab_size = self.text_config.vocab_size
         if self.synergy_token_id is not None and not 0 <= self.synergy_token_id < vocab_size:
@@ -210,6 +232,11 @@ class PolyVConfig(Qwen2_5_VLConfig):
                 f"`synergy_token_id` is {self.synergy_token_id}, but `text_config.vocab_size` is {vocab_size}: "
                 "give an unused id of the vocabulary, or None for a model without `<synergy>`."
             )
+        for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
+            if self.synergy_token_id == getattr(self, name):
+                raise ValueError(
+                    f"`synergy_token_id` and `{name}` are both {self.synergy_token_id}: they must differ."
+                )
         if self.num_synergy_tokens < 1:
             raise ValueError(
                 f"`num_synergy_tokens` must be at least 1, got {self.num_synergy_tokens}. "
@@ -227,7 +254,7 @@ class PolyVConfig(Qwen2_5_VLConfig):
                     f"`{kind}_num_frequencies` must be at least 1, got {getattr(self, f'{kind}_num_frequencies')}."
                 )
             periods = getattr(self, f"{kind}_periods")
-            if len(periods) != 2 or not 0 < periods[0] <= periods[1]:
+            if len(periods) != 2 or not 0 < periods[0] <= periods[1] < math.inf:
                 raise ValueError(
                     f"`{kind}_periods` must be two numbers, 0 < shortest <= longest, got {list(periods)}."
                 )

@@ -1,7 +1,9 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
-"""Where and when a visual token is: additive encodings of time and of world coordinates, and the synergy heads.
+"""Where and when a visual token is: additive encodings of time and of world coordinates, positions around videos; and
+the synergy heads.
 
-Shape suffixes: N visual tokens, A axes (1 for time, 3 for coordinates), F frequencies, D hidden size.
+Shape suffixes: N visual tokens, A axes (1 for time, 3 for coordinates), F frequencies, D hidden size; B batch, T
+positions.
 """
 
 import math
@@ -56,6 +58,33 @@ class PolyVSinusoidalEncoding(nn.Module):
         return nn.functional.linear((features * known_N1).to(self.weight.dtype), self.weight)
 
 
+def move_text_behind_videos(
+    position_ids: torch.Tensor, is_video_BT: torch.Tensor, is_token_BT: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mend the positions that Qwen2.5-VL gives to what follows a video.
+
+    Upstream, the token after a video stands `max(height, width)` behind its start, though the video's time may reach
+    further. Here it stands behind the furthest position of the video on any axis.
+
+    Args:
+        position_ids: [3, B, T] (time, height, width), as upstream counts them.
+        is_video_BT: Whether a token belongs to a video; each run of them is one video.
+        is_token_BT: False where a position is padding.
+
+    Returns:
+        The positions, and [B, 1]: how far the next position lies beyond the number of tokens (`rope_deltas`).
+    """
+    is_video_BT = is_video_BT & is_token_BT
+    beside = nn.functional.pad(is_video_BT, (1, 1))
+    first_BT, last_BT = is_video_BT & ~beside[:, :-2], is_video_BT & ~beside[:, 2:]
+    time, height, width = position_ids[:, last_BT] - position_ids[:, first_BT] + 1  # extents, one for each video
+    shift_BT = torch.zeros_like(position_ids[0])
+    shift_BT[last_BT] = (time - torch.maximum(height, width)).clamp(min=0)
+    shift_BT = (shift_BT.cumsum(dim=1) - shift_BT) * is_token_BT
+    position_ids = position_ids + shift_BT
+    return position_ids, (position_ids.amax(dim=(0, 2)) + 1 - is_token_BT.sum(dim=1)).unsqueeze(1)
+
+
 class PolyVSynergyHead(nn.Sequential):
     """f_mlp of the paper: the hidden state of `<synergy>` → a teacher's feature, [n, D] → [n, teacher size]."""
 
@@ -63,4 +92,4 @@ class PolyVSynergyHead(nn.Sequential):
         super().__init__(nn.Linear(hidden_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, teacher_size))
 
 
-__all__ = ["PolyVSinusoidalEncoding", "PolyVSynergyHead"]
+__all__ = ["PolyVSinusoidalEncoding", "PolyVSynergyHead", "move_text_behind_videos"]

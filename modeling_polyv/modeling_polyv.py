@@ -5,18 +5,13 @@ Every class here shows only what differs from its Qwen2.5-VL parent.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import (
-    BaseModelOutputWithPast,
-    BaseModelOutputWithPooling,
-    MoeCausalLMOutputWithPast,
-)
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionTransformerPretrainedModel,
     Qwen2_5_VLForConditionalGeneration,
@@ -30,30 +25,10 @@ from transformers.utils import TransformersKwargs, auto_docstring, can_return_tu
 from transformers.utils.output_capturing import OutputRecorder
 
 from polyv.configuration.configuration_polyv import PolyVConfig, PolyVTextConfig
-from polyv.modeling_polyv.encodings import PolyVSinusoidalEncoding, PolyVSynergyHead
+from polyv.modeling_polyv.encodings import PolyVSinusoidalEncoding, PolyVSynergyHead, move_text_behind_videos
 from polyv.modeling_polyv.moe import PolyVExperts, PolyVSparseMoeBlock, load_balancing_loss
+from polyv.modeling_polyv.outputs_polyv import PolyVCausalLMOutput
 from polyv.modeling_polyv.upcycling import read_dense_config, upcycle
-
-
-@dataclass
-class PolyVCausalLMOutput(MoeCausalLMOutputWithPast):
-    """
-    Adds to `MoeCausalLMOutputWithPast`:
-
-    Args:
-        aux_loss (`torch.FloatTensor` of shape `(1,)`, *optional*): Load-balancing loss, per layer, averaged over the
-            MoE layers; 1 is perfect balance. Present when `output_router_logits=True` and the model has experts.
-        synergy_temporal (`torch.FloatTensor` of shape `(num_synergy, temporal_teacher_size)`, *optional*): What each
-            `<synergy>` of the batch says about motion, row-major over batch and position. `None` where the inputs
-            hold no `<synergy>` or the model no such head.
-        synergy_spatial (`torch.FloatTensor` of shape `(num_synergy, spatial_teacher_size)`, *optional*): The same
-            about geometry.
-        synergy_batch_index (`torch.LongTensor` of shape `(num_synergy,)`, *optional*): The batch row of each.
-    """
-
-    synergy_temporal: torch.FloatTensor | None = None
-    synergy_spatial: torch.FloatTensor | None = None
-    synergy_batch_index: torch.LongTensor | None = None
 
 
 class PolyVPreTrainedModel(Qwen2_5_VLPreTrainedModel):
@@ -173,18 +148,21 @@ class PolyVModel(PolyVPreTrainedModel, Qwen2_5_VLModel):
         if self.config.mrope_upstream or video_grid_thw is None:
             return position_ids, rope_deltas
 
-        is_token_BT = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        is_video_BT = (mm_token_type_ids == 2) & is_token_BT
-        beside_BT = nn.functional.pad(is_video_BT, (1, 1))
-        first_BT, last_BT = is_video_BT & ~beside_BT[:, :-2], is_video_BT & ~beside_BT[:, 2:]
-        time, height, width = position_ids[:, last_BT] - position_ids[:, first_BT] + 1  # extents, one for each video
-        shift_BT = torch.zeros_like(input_ids)
-        shift_BT[last_BT] = (time - torch.maximum(height, width)).clamp(min=0)
-        shift_BT = (shift_BT.cumsum(dim=1) - shift_BT) * is_token_BT
-        position_ids = position_ids + shift_BT
-        rope_deltas = position_ids.amax(dim=(0, 2)) + 1 - is_token_BT.sum(dim=1)
-        return position_ids, rope_deltas.unsqueeze(1)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        return move_text_behind_videos(position_ids, mm_token_type_ids == 2, attention_mask.bool())
 
+    def compute_3d_position_ids(self, input_ids=None, mm_token_type_ids=None, past_key_values=None, **kwargs):
+        """As Qwen2.5-VL's, which gives up on `inputs_embeds`: `mm_token_type_ids` says where the media are as well."""
+        if input_ids is None and (past_key_values is None or past_key_values.get_seq_length() == 0):
+            self.rope_deltas = None  # of an earlier call
+            # `get_rope_index` reads no more of `input_ids` than their shape and dtype.
+            input_ids = None if mm_token_type_ids is None else mm_token_type_ids.long()
+        return super().compute_3d_position_ids(
+            input_ids=input_ids, mm_token_type_ids=mm_token_type_ids, past_key_values=past_key_values, **kwargs
+        )
+
+    @can_return_tuple
     @auto_docstring
     def get_image_features(
         self,
@@ -198,7 +176,7 @@ class PolyVModel(PolyVPreTrainedModel, Qwen2_5_VLModel):
             World coordinates (metres) of each merged visual token, in the order of `image_grid_thw`; NaN where a token
             has none: plain images, and pixels without valid depth.
         """
-        outputs = super().get_image_features(pixel_values, image_grid_thw, **kwargs)
+        outputs = super().get_image_features(pixel_values, image_grid_thw, **{**kwargs, "return_dict": True})
         if image_coords is not None:
             sizes = [len(features) for features in outputs.pooler_output]
             if image_coords.shape != (sum(sizes), 3):
@@ -206,10 +184,12 @@ class PolyVModel(PolyVPreTrainedModel, Qwen2_5_VLModel):
                     f"`image_coords` has shape {tuple(image_coords.shape)}, but the images of `image_grid_thw` make "
                     f"{sum(sizes)} visual tokens: expected ({sum(sizes)}, 3). Pass what the processor returned."
                 )
-            encoding = self.coordinate_encoding(image_coords).split(sizes)
+            # `device_map="auto"` may place the encodings with the decoder, on another device than the vision tower.
+            encoding = self.coordinate_encoding(image_coords).to(outputs.pooler_output[0].device).split(sizes)
             outputs.pooler_output = tuple(map(torch.add, outputs.pooler_output, encoding))
         return outputs
 
+    @can_return_tuple
     @auto_docstring
     def get_video_features(
         self,
@@ -222,14 +202,14 @@ class PolyVModel(PolyVPreTrainedModel, Qwen2_5_VLModel):
         second_per_grid_ts (`torch.Tensor` of shape `(num_videos)`, *optional*):
             Seconds between two temporal grids of each video; 1 each where it is not given, as in `get_rope_index`.
         """
-        outputs = super().get_video_features(pixel_values_videos, video_grid_thw, **kwargs)
+        outputs = super().get_video_features(pixel_values_videos, video_grid_thw, **{**kwargs, "return_dict": True})
         seconds = [1.0] * len(video_grid_thw) if second_per_grid_ts is None else second_per_grid_ts
         encoded = []
         for features, (num_grids, _, _), interval in zip(
             outputs.pooler_output, video_grid_thw.tolist(), seconds, strict=True
         ):
             time = torch.arange(num_grids, device=features.device, dtype=torch.float32) * float(interval)
-            encoding = self.time_encoding(time[:, None])
+            encoding = self.time_encoding(time[:, None]).to(features.device)
             encoded.append(features + encoding.repeat_interleave(len(features) // num_grids, dim=0))
         outputs.pooler_output = tuple(encoded)
         return outputs
@@ -419,15 +399,26 @@ class PolyVForConditionalGeneration(PolyVPreTrainedModel, Qwen2_5_VLForCondition
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=router_logits,
-            **self._synergy(hidden_states, input_ids, inputs_embeds),
+            **self._synergy(hidden_states, input_ids, inputs_embeds, past_key_values),
         )
 
+    def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
+        token_types = model_kwargs.get("mm_token_type_ids")
+        if inputs_tensor.is_floating_point() and token_types is not None:
+            inputs_tensor = token_types.long()  # see `PolyVModel.compute_3d_position_ids`
+        return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+
     def _synergy(
-        self, hidden_states: torch.Tensor, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
+        self,
+        hidden_states: torch.Tensor,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        past_key_values: Cache | None,
     ) -> dict[str, Any]:
         """The heads' outputs at each `<synergy>`, [B, T, D] → [number of `<synergy>`, teacher size] each."""
         token_id = self.config.synergy_token_id
-        if token_id is None:
+        # A decoding step never holds one, and must compile without a branch on data.
+        if token_id is None or (past_key_values is not None and hidden_states.shape[1] == 1):
             return {}
         if input_ids is not None:
             is_synergy = input_ids == token_id
@@ -444,4 +435,10 @@ class PolyVForConditionalGeneration(PolyVPreTrainedModel, Qwen2_5_VLForCondition
         }
 
 
-__all__ = ["PolyVForConditionalGeneration", "PolyVModel", "PolyVPreTrainedModel", "PolyVTextModel"]
+__all__ = [
+    "PolyVCausalLMOutput",
+    "PolyVForConditionalGeneration",
+    "PolyVModel",
+    "PolyVPreTrainedModel",
+    "PolyVTextModel",
+]

@@ -91,8 +91,10 @@ def load_balancing_loss(
         assigned_E = torch.zeros(num_experts, device=logits_NE.device).scatter_add_(
             0, chosen_NK.flatten(), torch.ones(chosen_NK.numel(), device=logits_NE.device)
         )
-        fraction_E = assigned_E / chosen_NK.numel()
-        losses.append(num_experts * (fraction_E * probabilities_NE.mean(dim=0)).sum().to(device))
+        # A micro-batch of nothing but padding has no load: 0, not NaN.
+        num_kept = max(len(probabilities_NE), 1)
+        fraction_E, mean_E = assigned_E / (num_kept * top_k), probabilities_NE.sum(dim=0) / num_kept
+        losses.append(num_experts * (fraction_E * mean_E).sum().to(device))
     return torch.stack(losses).mean()
 
 

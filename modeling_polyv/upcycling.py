@@ -1,6 +1,8 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """Upcycling: a dense Qwen2.5-VL checkpoint becomes a PolyV whose experts are copies of the dense FFNs."""
 
+import json
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -9,15 +11,20 @@ import torch
 from transformers import AutoTokenizer, PreTrainedConfig, Qwen2_5_VLConfig
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
-from transformers.utils import cached_file, logging
+from transformers.utils import cached_file, find_adapter_config_file, logging
 
 from polyv.configuration.configuration_polyv import PolyVConfig, PolyVTextConfig
+from polyv.processing.chat_template_polyv import SYNERGY_TOKEN
 
 
 logger = logging.get_logger(__name__)
 
-SYNERGY_TOKEN = "<synergy>"
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# What of a configuration decides the shapes of the weights.
+SHAPES = (
+    "depth", "hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "num_key_value_heads",
+    "out_hidden_size", "patch_size", "vocab_size",
+)  # fmt: skip
 # The fused weights of an MoE layer, and the dense matrices that make them.
 FUSED = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 # What PolyV has and no Qwen2.5-VL checkpoint holds.
@@ -41,14 +48,32 @@ class CopyToExperts(ConversionOps):
 def read_dense_config(
     pretrained_model_name_or_path, config: PreTrainedConfig | str | None, kwargs: dict[str, Any]
 ) -> Qwen2_5_VLConfig | None:
-    """The configuration of the checkpoint if it is a Qwen2.5-VL, None if it is anything else."""
-    if pretrained_model_name_or_path is None or isinstance(config, str):
+    """The configuration of the checkpoint if it is a Qwen2.5-VL, None if it is anything else.
+
+    Raises:
+        ValueError: if the checkpoint is an adapter of a Qwen2.5-VL.
+    """
+    if pretrained_model_name_or_path is None:
         return None
     hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-    values, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
-    if values.get("model_type") != "qwen2_5_vl":
+    adapter = find_adapter_config_file(pretrained_model_name_or_path, **hub)
+    if adapter is not None:
+        with open(adapter, encoding="utf-8") as file:
+            base = json.load(file)["base_model_name_or_path"]
+        if _model_type(base, hub) == "qwen2_5_vl":
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is an adapter of {base}, a dense Qwen2.5-VL: what it adds to would be "
+                "upcycled anew, with new routers. Upcycle and save the base once, set the adapter's "
+                "base_model_name_or_path to the saved PolyV, and load that."
+            )
         return None
-    return Qwen2_5_VLConfig.from_dict(values)
+    if _model_type(pretrained_model_name_or_path, hub) != "qwen2_5_vl":
+        return None
+    return Qwen2_5_VLConfig.from_pretrained(pretrained_model_name_or_path, **hub)
+
+
+def _model_type(name, hub: dict[str, Any]) -> str | None:
+    return PreTrainedConfig.get_config_dict(name, **hub)[0].get("model_type")
 
 
 def upcycle(
@@ -80,20 +105,23 @@ def upcycle(
             to [`PolyVConfig`] and [`PolyVTextConfig`] where it is None.
 
     Raises:
-        ValueError: if a weight is missing or has no place; the message lists them.
+        ValueError: if the weights do not fit `config`, or one is missing or has no place; the message lists them.
     """
     num_rows = dense_config.text_config.vocab_size
-    if config is None:
+    if config is None or isinstance(config, Qwen2_5_VLConfig):
+        dense_config = config or dense_config
         fields = {**PolyVConfig.__dataclass_fields__, **PolyVTextConfig.__dataclass_fields__}
         overrides = {name: kwargs.pop(name) for name in list(kwargs) if name in fields and name != "dtype"}
         if "synergy_token_id" not in overrides:
             overrides["synergy_token_id"] = _find_synergy_row(pretrained_model_name_or_path, num_rows, kwargs)
         synergy_row = overrides["synergy_token_id"]
         if synergy_row is not None and synergy_row >= num_rows:
-            overrides["synergy_token_id"] = None  # no such row yet: set below, once the embedding has grown
+            overrides["synergy_token_id"] = 0  # any row that exists, until the embedding has grown
         config = PolyVConfig.from_dense(dense_config, **overrides)
     else:
+        config = PolyVConfig.from_pretrained(config) if isinstance(config, str | os.PathLike) else config
         synergy_row = config.synergy_token_id
+    _refuse_other_shapes(pretrained_model_name_or_path, dense_config, config)
 
     with_loading_info = kwargs.pop("output_loading_info", False)
     # Conversions are looked up by class name and cannot be passed in: lend this class the dense one's for one load.
@@ -102,16 +130,17 @@ def upcycle(
     register_checkpoint_conversion_mapping(
         cls.__name__, [*renamings, *_converters(config.text_config)], overwrite=True
     )
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # the report would list the new weights as if something had gone wrong
+    reporter = logging.get_logger("transformers.modeling_utils")
+    level = reporter.level
+    reporter.setLevel(logging.ERROR)  # its report would list the new weights as if something had gone wrong
     try:
         model, info = load(
             pretrained_model_name_or_path, *model_args, config=config, output_loading_info=True, **kwargs
         )
     finally:
-        logging.set_verbosity(verbosity)
+        reporter.setLevel(level)
         register_checkpoint_conversion_mapping(cls.__name__, [], overwrite=True)
-    # Saving reverses the conversions of the load; a PolyV is saved as a PolyV.
+    # Saving would reverse the conversions of the load, and `CopyToExperts` has no reverse: a PolyV is saved as it is.
     model._weight_conversions = []
 
     _refuse_incomplete(pretrained_model_name_or_path, info, has_head=model.get_output_embeddings() is not None)
@@ -151,6 +180,18 @@ def _find_synergy_row(pretrained_model_name_or_path, num_rows: int, kwargs: dict
         "be unused: the model is loaded without `<synergy>`. Pass `synergy_token_id=` to give it one."
     )
     return None
+
+
+def _refuse_other_shapes(name, dense: Qwen2_5_VLConfig, config: PolyVConfig) -> None:
+    asked = {"moe_intermediate_size": (config.text_config.moe_intermediate_size, dense.text_config.intermediate_size)}
+    for part in ("text_config", "vision_config"):
+        theirs, ours = getattr(dense, part), getattr(config, part)
+        for field in SHAPES:
+            if hasattr(theirs, field):
+                asked[f"{part}.{field}"] = (getattr(ours, field), getattr(theirs, field))
+    differing = [f"`{field}` is {ours}, not {theirs}" for field, (ours, theirs) in asked.items() if ours != theirs]
+    if differing:
+        raise ValueError(f"The weights of {name} do not fit the configuration asked for: {'; '.join(differing)}.")
 
 
 def _refuse_incomplete(name, info: dict[str, Any], has_head: bool) -> None:

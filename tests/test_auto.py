@@ -59,6 +59,16 @@ def ask(kind, medium, text="What is it?"):
     return [{"role": "user", "content": [{"type": kind, kind: medium}, {"type": "text", "text": text}]}]
 
 
+def random_views() -> PosedViews:
+    rng = np.random.default_rng(1)
+    return PosedViews.from_arrays(
+        images=rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8),
+        depths=rng.uniform(1, 3, (2, 64, 64)).astype(np.float32),
+        intrinsics=np.tile(np.array([[60.0, 0, 32], [0, 60.0, 32], [0, 0, 1]]), (2, 1, 1)),
+        poses=np.tile(np.eye(4), (2, 1, 1)),
+    )
+
+
 def test_model_and_processor_agree_on_synergy(qwen, polyv):
     processor, model = AutoProcessor.from_pretrained(polyv), AutoModelForImageTextToText.from_pretrained(polyv)
     assert type(processor) is PolyVProcessor and type(model) is PolyVForConditionalGeneration
@@ -92,10 +102,15 @@ def test_prompts_end_with_synergy_and_the_heads_answer(polyv, picture):
     assert output.synergy_temporal.shape == (1, model.config.temporal_teacher_size)
 
 
-def test_image_text_to_text_pipeline(polyv, picture):
+@pytest.mark.parametrize("kind", ["image", "video", "scene"])
+def test_image_text_to_text_pipeline(polyv, picture, kind):
+    medium = {"image": picture, "video": [picture] * 4, "scene": random_views()}[kind]
+    messages = ask(kind, medium)
+    if kind == "video":
+        messages[0]["content"][0]["fps"] = 2
     pipe = pipeline("image-text-to-text", model=str(polyv), device="cpu")
     assert type(pipe.model) is PolyVForConditionalGeneration
-    output = pipe(text=ask("image", picture), max_new_tokens=4, return_full_text=False)
+    output = pipe(text=messages, max_new_tokens=4, return_full_text=False)
     assert isinstance(output[0]["generated_text"], str)
 
 
@@ -103,13 +118,7 @@ def test_a_scene_generates_as_it_does_alone_when_batched_with_others(polyv, pict
     processor, model = AutoProcessor.from_pretrained(polyv), AutoModelForImageTextToText.from_pretrained(polyv)
     torch.manual_seed(0)
     torch.nn.init.normal_(model.model.coordinate_encoding.weight, std=0.2)
-    rng = np.random.default_rng(1)
-    views = PosedViews.from_arrays(
-        images=rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8),
-        depths=rng.uniform(1, 3, (2, 64, 64)).astype(np.float32),
-        intrinsics=np.tile(np.array([[60.0, 0, 32], [0, 60.0, 32], [0, 0, 1]]), (2, 1, 1)),
-        poses=np.tile(np.eye(4), (2, 1, 1)),
-    )
+    views = random_views()
     conversations = [
         ask("scene", views, "Where?"),
         ask("image", picture, "What is it, then?"),

@@ -29,7 +29,7 @@ TOKENS = dict(
 
 def polyv_config(text: dict | None = None, **overrides) -> PolyVConfig:
     values = dict(TOKENS, synergy_token_id=SYNERGY, temporal_teacher_size=12, spatial_teacher_size=20)
-    return PolyVConfig(text_config={**TEXT, **(text or {})}, vision_config=dict(VISION), **{**values, **overrides})
+    return PolyVConfig(text_config={**TEXT, **(text or {})}, **{"vision_config": dict(VISION), **values, **overrides})
 
 
 def polyv(seed: int = 0, text: dict | None = None, **overrides) -> PolyVForConditionalGeneration:

@@ -56,6 +56,9 @@ def test_a_layer_rule_that_leaves_no_experts_is_refused(layers, step, dense, exp
         (dict(decoder_sparse_step=0), "decoder_sparse_step"),
         (dict(mlp_only_layers=[99]), "mlp_only_layers"),
         (dict(moe_intermediate_size=0), "moe_intermediate_size"),
+        (dict(moe_intermediate_size=52), "moe_intermediate_size"),
+        (dict(hidden_size=60), "hidden_size"),
+        (dict(num_experts=0, router_aux_loss_coef=-0.1), "router_aux_loss_coef"),
         (dict(router_aux_loss_coef=-0.1), "router_aux_loss_coef"),
     ],
 )
@@ -68,11 +71,14 @@ def test_impossible_experts_are_refused_by_name(arguments, named):
     ("arguments", "named"),
     [
         (dict(synergy_token_id=tiny.VOCAB_SIZE), "synergy_token_id"),
+        (dict(synergy_token_id=tiny.IMAGE), "image_token_id"),
+        (dict(vision_config={**tiny.VISION, "out_hidden_size": 64}), "vision_config.out_hidden_size"),
         (dict(num_synergy_tokens=0), "num_synergy_tokens"),
         (dict(temporal_teacher_size=0), "temporal_teacher_size"),
         (dict(spatial_teacher_size=-3), "spatial_teacher_size"),
         (dict(time_num_frequencies=0), "time_num_frequencies"),
         (dict(time_periods=[2.0, 1.0]), "time_periods"),
+        (dict(time_periods=[1.0, float("inf")]), "time_periods"),
         (dict(coordinate_periods=[0.0, 1.0]), "coordinate_periods"),
         (dict(coordinate_periods=[1.0]), "coordinate_periods"),
         (dict(coordinate_box=[[0, 0, 0], [1, 0, 1]]), "coordinate_box"),
@@ -82,6 +88,12 @@ def test_impossible_experts_are_refused_by_name(arguments, named):
 def test_impossible_encodings_and_synergy_are_refused_by_name(arguments, named):
     with pytest.raises(ValueError, match=f"`{named}`"):
         tiny.polyv_config(**arguments)
+
+
+def test_visual_tokens_are_as_wide_as_text_tokens_where_nothing_is_said():
+    text = dict(tiny.TEXT)
+    assert PolyVConfig(text_config=text, synergy_token_id=None).vision_config.out_hidden_size == tiny.TEXT["hidden_size"]
+    assert PolyVConfig().vision_config.out_hidden_size == PolyVConfig().text_config.hidden_size
 
 
 def test_fields_are_strict():
@@ -109,6 +121,8 @@ def test_from_dense_takes_over_the_backbone():
     assert config.vision_config.to_dict() == dense.vision_config.to_dict()
     for name in ("hidden_size", "rope_parameters", "num_key_value_heads", "vocab_size"):
         assert getattr(config.text_config, name) == getattr(dense.text_config, name)
+    with pytest.raises(TypeError, match="text_config"):
+        PolyVConfig.from_dense(dense, text_config={"num_experts": 2})
     with pytest.raises(TypeError, match="num_expert`"):
         PolyVConfig.from_dense(dense, num_expert=2)
 

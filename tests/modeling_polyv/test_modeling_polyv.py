@@ -12,9 +12,11 @@ from tests import tiny
 ROWS = {
     "text": [],
     "image": tiny.IMAGE_ROW,
-    "video": tiny.VIDEO_ROW,
+    # Seconds a grid other than 1, which is what a lost `second_per_grid_ts` would count as.
+    "video": [("video", 3, 4, 4, 0.5)],
+    "long video": [("video", 7, 4, 4, 2.0)],
     "scene": tiny.SCENE_ROW,
-    "all": [("video", 9, 4, 4, 1.0), ("scene", 4, 4), ("image", 6, 4)],
+    "all": [("video", 9, 4, 4, 0.3), ("scene", 4, 4), ("image", 6, 4)],
 }
 GREEDY = dict(max_new_tokens=8, do_sample=False, eos_token_id=-1)
 
@@ -168,6 +170,31 @@ def test_wrong_number_of_coordinates_is_named(model):
         model(**batch)
 
 
+def test_features_come_as_a_tuple_too(model):
+    batch = tiny.inputs([tiny.IMAGE_ROW])
+    named = model.get_image_features(batch["pixel_values"], batch["image_grid_thw"])
+    unnamed = model.get_image_features(batch["pixel_values"], batch["image_grid_thw"], return_dict=False)
+    assert isinstance(unnamed, tuple) and torch.equal(unnamed[0], named[0])
+
+
+@pytest.mark.parametrize("row", [tiny.SCENE_ROW, tiny.VIDEO_ROW], ids=["scene", "video"])
+def test_encodings_may_lie_on_another_device_than_the_vision_tower(row):
+    """As `device_map="auto"` places them on several GPUs; a hook that moves their output stands in for one."""
+    model, batch = tiny.polyv(), tiny.inputs([row])
+    moved = []
+
+    class Elsewhere(torch.Tensor):
+        def to(self, *arguments, **kwargs):
+            moved.append(arguments)
+            return self.as_subclass(torch.Tensor).to(*arguments, **kwargs)
+
+    encoding = model.model.time_encoding if row is tiny.VIDEO_ROW else model.model.coordinate_encoding
+    encoding.register_forward_hook(lambda module, inputs, output: output.as_subclass(Elsewhere))
+    with torch.no_grad():
+        model(**batch)
+    assert moved and moved[0][0] == torch.device("cpu")
+
+
 def test_pixels_and_encoded_media_together_are_refused(model):
     batch = tiny.inputs([tiny.IMAGE_ROW])
     encoded = {"image": model.get_image_features(batch["pixel_values"], batch["image_grid_thw"])}
@@ -237,18 +264,21 @@ def test_sampling_several_sequences_is_reproducible(model):
     assert drawn[0] == drawn[1] and len(drawn[0]) == 6
 
 
-def test_inputs_embeds_equal_input_ids(model):
-    batch = tiny.inputs([tiny.IMAGE_ROW, []])
+def as_embeds(model, batch):
     embeds = {key: value for key, value in batch.items() if key != "input_ids"}
-    embeds["inputs_embeds"] = model.get_input_embeddings()(batch["input_ids"])
-    position_ids, _ = model.model.get_rope_index(
-        batch["input_ids"], batch["mm_token_type_ids"], batch["image_grid_thw"], attention_mask=batch["attention_mask"]
-    )
+    return {**embeds, "inputs_embeds": model.get_input_embeddings()(batch["input_ids"]).detach()}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_inputs_embeds_equal_input_ids(model, row):
+    new_tokens(model, tiny.inputs([tiny.VIDEO_ROW, []]))  # leaves positions behind that must not matter
+    batch = tiny.inputs([ROWS[row], []])
     with torch.no_grad():
-        expected = model(**batch, position_ids=position_ids)
-        measured = model(**embeds, position_ids=position_ids)
+        expected, measured = model(**batch), model(**as_embeds(model, batch))
     torch.testing.assert_close(measured.logits, expected.logits)
     torch.testing.assert_close(measured.synergy_spatial, expected.synergy_spatial)
+    generated = model.generate(**as_embeds(model, batch), **GREEDY).tolist()
+    assert generated == new_tokens(model, batch)
 
 
 def test_logits_to_keep(model):

@@ -132,3 +132,7 @@ def test_a_mask_longer_than_the_tokens_is_read_from_its_end():
 def test_a_dense_model_has_no_balance():
     with pytest.raises(ValueError, match="router_logits"):
         load_balancing_loss((), 4, 2)
+
+
+def test_nothing_but_padding_has_no_load():
+    assert load_balancing_loss((torch.randn(3, 4),), 4, 2, torch.zeros(1, 3)).item() == 0

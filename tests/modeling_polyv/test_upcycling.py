@@ -160,7 +160,9 @@ def test_a_failed_load_leaves_later_loads_alone(checkpoint, tmp_path):
 
 
 def test_a_checkpoint_without_tokenizer_and_with_few_rows_has_no_synergy(checkpoint, caplog):
-    model = PolyVForConditionalGeneration.from_pretrained(checkpoint)
+    with caplog.at_level("WARNING"):
+        model = PolyVForConditionalGeneration.from_pretrained(checkpoint)
+    assert "without `<synergy>`" in caplog.text and "synergy_token_id=" in caplog.text
     assert model.config.synergy_token_id is None
     assert model.temporal_head is None and model.spatial_head is None
     with torch.no_grad():
@@ -182,3 +184,32 @@ def test_a_full_vocabulary_grows_by_the_mean_row(tmp_path, tied):
         torch.testing.assert_close(weight[-1], weight[:-1].mean(dim=0))
     assert model.config.synergy_token_id == model.config.text_config.vocab_size - 1 == tiny.VOCAB_SIZE
     assert (model.get_input_embeddings().weight is model.get_output_embeddings().weight) == tied
+    batch = tiny.inputs([[]], synergy=False)
+    batch["input_ids"][0, -1] = tiny.VOCAB_SIZE
+    assert model(**batch).synergy_temporal.shape == (1, model.config.temporal_teacher_size)
+    model.save_pretrained(tmp_path / "saved")
+    _, info = PolyVForConditionalGeneration.from_pretrained(tmp_path / "saved", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(dict(moe_intermediate_size=32), "moe_intermediate_size"), (dict(num_key_value_heads=4), "num_key_value_heads")],
+)
+def test_a_configuration_that_the_weights_cannot_fill_is_refused(checkpoint, arguments, named):
+    with pytest.raises(ValueError, match=f"{named}` is"):
+        PolyVForConditionalGeneration.from_pretrained(checkpoint, **arguments)
+
+
+def test_a_configuration_may_come_as_a_folder_or_as_the_dense_one(checkpoint, tmp_path):
+    PolyVConfig.from_dense(tiny.dense().config, num_experts=2, synergy_token_id=None).save_pretrained(tmp_path)
+    for config, experts in ((str(tmp_path), 2), (tiny.dense().config, 4)):
+        model = PolyVForConditionalGeneration.from_pretrained(checkpoint, config=config)
+        assert model.model.language_model.layers[3].mlp.experts.num_experts == experts
+
+
+def test_an_adapter_of_a_dense_model_is_refused(checkpoint, tmp_path):
+    adapter = {"base_model_name_or_path": str(checkpoint), "peft_type": "LORA"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(adapter))
+    with pytest.raises(ValueError, match=r"adapter of .*Upcycle and save the base once"):
+        PolyVForConditionalGeneration.from_pretrained(tmp_path)
