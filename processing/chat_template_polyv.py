@@ -61,6 +61,27 @@ CHAT_TEMPLATE = """\
 """Qwen2.5-VL's prompt, character for character, plus scenes, plus `<synergy>` ahead of every assistant turn (outside
 the `generation` block, hence never a target). Variables: `add_synergy`, `num_synergy_tokens`, `add_vision_id`."""
 
+_TYPED_SCENE_TOKEN = "\U000f0002" * len(SCENE_TOKEN)  # of one length, so that offsets in the text stay right
+
+
+def veil_scene_token(part: Any) -> Any:
+    """A conversation (or part of it) in whose texts a `SCENE_TOKEN` that somebody typed places no scene.
+
+    transformers' `sanitize_control_tokens` sees to real tokens only.
+    """
+    if isinstance(part, str):
+        return part.replace(SCENE_TOKEN, _TYPED_SCENE_TOKEN)
+    if isinstance(part, (list, tuple)):
+        return [veil_scene_token(one) for one in part]
+    if isinstance(part, dict):
+        return {key: veil_scene_token(one) if key in ("content", "text") else one for key, one in part.items()}
+    return part
+
+
+def unveil_scene_token(text: str) -> str:
+    """The text as it was typed, to be called once scenes are placed."""
+    return text.replace(_TYPED_SCENE_TOKEN, SCENE_TOKEN)
+
 
 def with_scenes(chat_template: str | None) -> str:
     """`CHAT_TEMPLATE` in place of none or of Qwen2.5-VL's own, which cannot place scenes; others as they are."""

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from polyv.processing.scene_checks import check_depths, check_intrinsics, check_pose, check_shapes
 from polyv.processing.scene_files import as_matrix, inside, list_frames, pinhole, read_depth, read_matrix, write_matrix
-from polyv.processing.view_sampling import MAX_IMAGE_PIXELS, open_image, select_views, to_rgb
+from polyv.processing.still_images import MAX_IMAGE_PIXELS, open_image, to_rgb
+from polyv.processing.view_sampling import select_views
 
 
-_PRINCIPAL_POINT_TOLERANCE = 0.15  # of the picture's size; a factor of 1.3 between two resolutions already exceeds it
 _COLOUR_SUFFIXES = (".jpg", ".jpeg", ".png")
 _MAX_STORED_DEPTH = 65.535  # metres: the largest 16-bit number of millimetres
 _MIN_OVERLAP = 1e-6  # of one depth pixel's area: less is rounding
@@ -44,7 +45,8 @@ class PosedViews:
 
     Raises:
         ValueError: on construction, naming what is wrong: shapes or counts that do not fit, a depth without any valid
-            pixel, a pose that is not a rigid motion, intrinsics that belong to another resolution.
+            pixel, or with zeros in place of NaN, or with a median beyond 200 m (millimetres), a pose that is not a rigid
+            motion, intrinsics that belong to another resolution.
     """
 
     images: np.ndarray
@@ -54,16 +56,12 @@ class PosedViews:
     image_intrinsics: np.ndarray
 
     def __post_init__(self):
-        _check_shapes(self)
-        if not np.isfinite(self.depths).any():
-            raise ValueError(
-                f"depths: none of the {self.depths.size} values of {len(self)} views is valid (finite and above 0). "
-                "Give metric depth, or pass the pictures as images."
-            )
+        check_shapes(vars(self))
+        check_depths(self.depths)
         for view in range(len(self)):
-            _check_pose(self.poses[view], f"poses[{view}]")
-            _check_intrinsics(self.intrinsics[view], self.depths.shape[1:], f"intrinsics[{view}] (of the depth map)")
-            _check_intrinsics(
+            check_pose(self.poses[view], f"poses[{view}]")
+            check_intrinsics(self.intrinsics[view], self.depths.shape[1:], f"intrinsics[{view}] (of the depth map)")
+            check_intrinsics(
                 self.image_intrinsics[view], self.images.shape[1:3], f"image_intrinsics[{view}] (of the colour image)"
             )
 
@@ -75,7 +73,7 @@ class PosedViews:
         """Build from arrays or sequences of arrays (NumPy, torch on CPU, PIL pictures).
 
         Args:
-            images: `[K, H, W, 3]` uint8.
+            images: `[K, H, W, 3]` uint8; PIL pictures may be of any mode.
             depths: `[K, h, w]` metres, floating point; zero, negative, NaN and infinite mean "not measured".
             intrinsics: `[K, 3, 3]`, or `[3, 3]` for all views, in pixels of the depth map (centre of the first pixel
                 at 0).
@@ -86,8 +84,10 @@ class PosedViews:
             TypeError: `images` are not uint8, or `depths` are integers (millimetres?) instead of metres.
             ValueError: as the class says.
         """
-        images = np.stack([np.asarray(image) for image in images]) if len(images) else np.empty((0, 0, 0, 3), np.uint8)
-        depths = np.stack([np.asarray(depth) for depth in depths]) if len(depths) else np.empty((0, 0, 0), np.float32)
+        images = _stack(
+            "images", [to_rgb(x) if isinstance(x, Image.Image) else x for x in images], (0, 0, 0, 3), np.uint8
+        )
+        depths = _stack("depths", depths, (0, 0, 0), np.float32)
         if images.dtype != np.uint8:
             raise TypeError(f"images: got {images.dtype}, expected uint8 RGB in 0..255.")
         if not np.issubdtype(depths.dtype, np.floating):
@@ -97,10 +97,12 @@ class PosedViews:
         depths = depths.astype(np.float32)
         with np.errstate(invalid="ignore"):
             depths = np.where(np.isfinite(depths) & (depths > 0), depths, np.float32(np.nan))
-        intrinsics = _per_view(intrinsics, len(images))
+        intrinsics = _per_view("intrinsics", intrinsics, len(images))
         if image_intrinsics is None and depths.ndim == 3 and images.ndim == 4 and depths.size:
             image_intrinsics = _scale_intrinsics(intrinsics, depths.shape[1:], images.shape[1:3])
-        image_intrinsics = _per_view(image_intrinsics, len(images))
+        elif image_intrinsics is None:
+            image_intrinsics = intrinsics  # of no matter: the shapes are about to be refused
+        image_intrinsics = _per_view("image_intrinsics", image_intrinsics, len(images))
         return cls(images, depths, intrinsics, np.asarray(poses, dtype=np.float64), image_intrinsics)
 
     @classmethod
@@ -286,58 +288,6 @@ class PosedViews:
             raise
 
 
-def _check_shapes(views: PosedViews) -> None:
-    arrays = {name: np.shape(value) for name, value in vars(views).items()}
-    expected: dict[str, tuple[Any, ...]] = {
-        "images": ("K", "H", "W", 3),
-        "depths": ("K", "h", "w"),
-        "intrinsics": ("K", 3, 3),
-        "poses": ("K", 4, 4),
-        "image_intrinsics": ("K", 3, 3),
-    }
-    for name, shape in arrays.items():
-        want = expected[name]
-        if len(shape) != len(want) or any(isinstance(w, int) and w != s for s, w in zip(shape, want, strict=True)):
-            raise ValueError(f"{name}: got shape {list(shape)}, expected [{', '.join(map(str, want))}].")
-        if shape[0] != arrays["images"][0]:
-            raise ValueError(f"{name}: got {shape[0]} views, but there are {arrays['images'][0]} images.")
-        if 0 in shape:
-            raise ValueError(f"{name}: shape {list(shape)} is empty; at least one view with pixels is needed.")
-
-
-def _check_pose(pose: np.ndarray, name: str) -> None:
-    rotation = pose[:3, :3]
-    if not np.isfinite(pose).all():
-        raise ValueError(f"{name}: holds NaN or infinity: this view has no pose. Leave the view out.")
-    if not np.allclose(pose[3], [0, 0, 0, 1], atol=1e-6):
-        raise ValueError(f"{name}: its last row is {pose[3].tolist()}, expected [0, 0, 0, 1].")
-    error = np.abs(rotation.T @ rotation - np.eye(3)).max()
-    if error > 1e-3 or np.linalg.det(rotation) < 0:
-        raise ValueError(
-            f"{name}: not a rigid motion (RᵀR is off the identity by {error:.2g}, det R = {np.linalg.det(rotation):.3g}). "
-            "Expected a rotation and a translation, camera-to-world, without scale or mirroring."
-        )
-
-
-def _check_intrinsics(intrinsics: np.ndarray, size: tuple[int, ...], name: str) -> None:
-    """A true camera's principal point lies near the middle of its picture. That is what tells intrinsics of another
-    resolution, since focal lengths alone may have any ratio to the size."""
-    (fx, skew, cx), (zero, fy, cy), last = intrinsics
-    if not np.isfinite(intrinsics).all() or fx <= 0 or fy <= 0 or zero != 0 or not np.allclose(last, [0, 0, 1]):
-        raise ValueError(
-            f"{name}: got {intrinsics.tolist()}, expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], fx, fy > 0."
-        )
-    if abs(skew) > 1e-6 * fx:
-        raise ValueError(f"{name}: skew {skew} is not supported, only [[fx, 0, cx], [0, fy, cy], [0, 0, 1]].")
-    height, width = size
-    offset = np.abs([(cx + 0.5) / width - 0.5, (cy + 0.5) / height - 0.5]).max()
-    if offset > _PRINCIPAL_POINT_TOLERANCE:
-        raise ValueError(
-            f"{name}: the principal point ({cx:.1f}, {cy:.1f}) is far from the middle of {width}x{height} pixels: these are "
-            "intrinsics of another resolution. Scale fx, fy, cx, cy to the picture they belong to."
-        )
-
-
 def _scale_intrinsics(intrinsics: np.ndarray, old: tuple[int, ...], new: tuple[int, ...]) -> np.ndarray:
     """Intrinsics after a resize from `old` to `new` (height, width). Pixel *edges* scale; centres sit half a pixel in."""
     scale = np.array([new[1] / old[1], new[0] / old[0], 1.0])[:, None]
@@ -395,8 +345,24 @@ def _from_files(
     return PosedViews.from_arrays(images, depths, intrinsics, poses, image_intrinsics)
 
 
-def _per_view(matrices: Any, views: int) -> np.ndarray:
+def _stack(name: str, values: Any, empty: tuple[int, ...], dtype: type) -> np.ndarray:
+    arrays = [np.asarray(value) for value in values]
+    for index, array in enumerate(arrays):
+        if array.shape != arrays[0].shape:
+            raise ValueError(
+                f"{name}[{index}]: got shape {list(array.shape)}, but {name}[0] has {list(arrays[0].shape)}. "
+                "All views must have one size."
+            )
+    return np.stack(arrays) if arrays else np.empty(empty, dtype)
+
+
+def _per_view(name: str, matrices: Any, views: int) -> np.ndarray:
     matrices = np.asarray(matrices, dtype=np.float64)
+    if matrices.ndim not in (2, 3) or matrices.shape[-2:] != (3, 3):
+        raise ValueError(
+            f"{name}: got shape {list(matrices.shape)}, expected [K, 3, 3], or [3, 3] for all views. "
+            "Of 4x4 camera matrices pass the upper left 3x3."
+        )
     return np.repeat(matrices[None], views, axis=0) if matrices.ndim == 2 else matrices
 
 

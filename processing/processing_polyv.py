@@ -2,27 +2,37 @@
 """Processor of PolyV: Qwen2.5-VL's, with posed RGB-D scenes, `<synergy>`, and readers for ordinary media files."""
 
 import inspect
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-from transformers import AddedToken, Qwen2_5_VLProcessor, processing_utils
-from transformers.image_utils import load_image
+from transformers import AddedToken, PreTrainedConfig, Qwen2_5_VLProcessor, processing_utils
 from transformers.utils.chat_template_utils import _get_template_variables
-from transformers.video_utils import VideoMetadata, make_batched_metadata
 
-from polyv.processing.chat_template_polyv import SCENE_TOKEN, SYNERGY_TOKEN, with_scenes
+from polyv.processing.chat_template_polyv import (
+    SCENE_TOKEN,
+    SYNERGY_TOKEN,
+    unveil_scene_token,
+    veil_scene_token,
+    with_scenes,
+)
+from polyv.processing.given_media import (
+    content_entries,
+    flatten,
+    is_image,
+    is_scene,
+    is_video,
+    scene_source,
+)
 from polyv.processing.posed_views import PosedViews
-from polyv.processing.view_sampling import MAX_IMAGE_PIXELS, Sampling, read_image, read_video, to_rgb
+from polyv.processing.still_images import MAX_IMAGE_PIXELS, load_image
+from polyv.processing.video_inputs import load_videos, one_each
 
 
 _SETTINGS = ("scenes_kwargs", "add_synergy", "num_synergy_tokens", "max_image_pixels")
 _VIDEO_OPTIONS = ("fps", "num_frames", "min_frames", "max_frames", "do_sample_frames", "video_metadata")
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 # Set where transformers knows `sanitize_control_tokens`: keeps placeholders that a user typed from counting.
 _UNMARKED = getattr(processing_utils, "_UNMARKED", "")
 _SCENES_DEFAULTS = {"num_views": 32, "min_pixels": None, "max_pixels": 256 * 28 * 28}
@@ -42,11 +52,13 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
         scenes_kwargs: `num_views`, the most views of a scene (spread over its trajectory; 32), and `min_pixels` and
             `max_pixels` of each view after the resize (None: as for images).
         add_synergy: whether prompts hold `<synergy>`. False gives Qwen2.5-VL's prompt.
-        num_synergy_tokens: how many `<synergy>` open an assistant turn (the paper: 1).
+        num_synergy_tokens: how many `<synergy>` open an assistant turn (the paper: 1). `from_pretrained` takes it from
+            a PolyV model's `config.json` where the processor's own file is silent.
         max_image_pixels: a picture, video frame or view of more pixels is refused before it is decoded.
 
     Raises:
-        ValueError: `chat_template` knows no scenes and is not Qwen2.5-VL's either, or a setting is unknown.
+        ValueError: `chat_template` knows no scenes and is not Qwen2.5-VL's either, a setting is unknown, or
+            `num_synergy_tokens` is below 1.
 
     Example:
         ```python
@@ -79,7 +91,7 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
         self.synergy_token_id = tokenizer.convert_tokens_to_ids(SYNERGY_TOKEN)
         self.scenes_kwargs = _scene_settings(scenes_kwargs, _SCENES_DEFAULTS)
         self.add_synergy = add_synergy
-        self.num_synergy_tokens = num_synergy_tokens
+        self.num_synergy_tokens = _synergy_count(num_synergy_tokens)
         self.max_image_pixels = max_image_pixels
         chat_template = with_scenes(chat_template)
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template, **kwargs)
@@ -92,9 +104,24 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if "scenes_kwargs" in settings:
             settings["scenes_kwargs"] = _scene_settings(settings["scenes_kwargs"], processor.scenes_kwargs)
+        if "num_synergy_tokens" in settings:
+            _synergy_count(settings["num_synergy_tokens"])
         for name, value in settings.items():
             setattr(processor, name, value)
         return processor
+
+    @classmethod
+    def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """As transformers'; what the processor's own file leaves open comes from the model's: `num_synergy_tokens`."""
+        settings, rest = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        if "num_synergy_tokens" not in settings:
+            try:
+                config, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **kwargs)
+            except OSError:  # a processor without a model
+                config = {}
+            if config.get("model_type") == "polyv" and "num_synergy_tokens" in config:
+                settings["num_synergy_tokens"] = config["num_synergy_tokens"]
+        return settings, rest
 
     @property
     def model_input_names(self):
@@ -104,26 +131,32 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
         """Prepare a batch.
 
         Args:
-            images: paths, URLs, PIL images of any mode, or arrays; one, a list, or a list per sample.
+            images: paths, bytes, URLs, base64, PIL images of any mode, or arrays (see `to_eight_bits`); one, a list, or
+                a list per sample.
             text: a prompt or a list of them, with `<|image_pad|>`, `<|video_pad|>` and `<|scene_pad|>` where media stand.
             videos: paths, arrays `[T, H, W, 3]`, or lists of frames. Files are sampled here, evenly in time, by `fps`
                 (default: the video processor's, else 2) up to `max_frames`, or to `num_frames`; all frames with
-                `do_sample_frames=False`. The rate of frames given as such is told by `video_metadata`, or by `fps`.
+                `do_sample_frames=False`. Frames given as such are kept up to `max_frames`, or `num_frames` of them;
+                their rate is told by `video_metadata` (then `fps` samples them like a file), or else by `fps`, or else
+                taken as 24 with a warning. `fps` and `video_metadata` may be lists, one a video.
             scenes: `PosedViews`, or paths that `PosedViews.load` reads.
             scenes_kwargs: settings of this call over the processor's own.
             kwargs: as for Qwen2.5-VL's processor.
 
         Raises:
-            ValueError: placeholders and media differ in number, or a medium is refused (see `PosedViews`, `read_image`,
-                `read_video`).
+            ValueError: placeholders and media differ in number, or a medium is refused (see `PosedViews`, `load_image`,
+                `load_videos`).
         """
         texts = [text] if isinstance(text, str) else text
         if texts is not None and not all(isinstance(sample, str) for sample in texts):
             raise TypeError("text: expected a string or a list of strings.")
-        image_list = [self._load_image(image) for image in _flatten(images, _is_image)]
+        rescale = {**(kwargs.get("images_kwargs") or {}), **kwargs}.get("do_rescale", self.image_processor.do_rescale)
+        image_list = [
+            load_image(image, self.max_image_pixels, rescale is not False) for image in flatten(images, is_image)
+        ]
         settings = _scene_settings(scenes_kwargs, self.scenes_kwargs)
-        scene_list = [self._load_scene(scene, settings["num_views"]) for scene in _flatten(scenes, _is_scene)]
-        video_list, kwargs = self._load_videos(_flatten(videos, _is_video), kwargs)
+        scene_list = [self._load_scene(scene, settings["num_views"]) for scene in flatten(scenes, is_scene)]
+        video_list, kwargs = self._load_videos(flatten(videos, is_video), kwargs)
         order = None if texts is None else self._count_placeholders(texts, image_list, video_list, scene_list)
         return super().__call__(
             images=_Pictures.arrange(image_list, scene_list, order, settings) if image_list or scene_list else None,
@@ -137,9 +170,14 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
     ):
         """As transformers', with `{"type": "scene", "scene": path or PosedViews}` among the contents.
 
-        A video entry may carry its own `"fps"`: how densely to sample a file, or the rate of frames given as such.
+        A video entry may carry its own `"fps"`: how densely to sample a file, or the rate of frames given as such; for
+        the other videos the call's `fps` still holds.
         `add_synergy` and `num_synergy_tokens` override the processor's. Arguments of `__call__` (`padding=True`, …)
         may stand here as well as in `processor_kwargs`.
+
+        Raises:
+            ValueError: as `__call__` says; also an empty conversation, a content entry without a type or whose type is
+                not its medium's, and `num_synergy_tokens` below 1.
         """
         template = self.chat_template if chat_template is None else chat_template
         # transformers 5.18 drops `processor_kwargs` when anything is left over here, later ones warn: sort them first.
@@ -147,14 +185,21 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
         processor_kwargs = {**(processor_kwargs or {}), **{k: kwargs.pop(k) for k in list(kwargs) if k not in known}}
         for name in {"add_synergy", "num_synergy_tokens"} & _get_template_variables(template):
             kwargs.setdefault(name, getattr(self, name))
+        _synergy_count(kwargs.get("num_synergy_tokens", self.num_synergy_tokens))
+        entries = list(content_entries(conversation))
         if tokenize:
-            entries = list(_entries(conversation))
-            scenes = [_source(entry) for entry in entries if entry.get("type") == "scene"]
+            scenes = [scene_source(entry) for entry in entries if entry.get("type") == "scene"]
             rates = [entry.get("fps") for entry in entries if entry.get("type") == "video"]
             if scenes:
                 processor_kwargs["scenes"] = scenes
             if any(rate is not None for rate in rates):
-                processor_kwargs["fps"] = rates
+                fps = processor_kwargs.pop("fps", (processor_kwargs.get("videos_kwargs") or {}).get("fps"))
+                of_all = one_each("fps", fps, len(rates))
+                processor_kwargs["fps"] = [b if a is None else a for a, b in zip(rates, of_all, strict=True)]
+            # Else transformers' own method sets True beside `fps`, which for us may be just the rate of given frames.
+            processor_kwargs.setdefault("do_sample_frames", None)
+        if kwargs.get("sanitize_control_tokens"):
+            conversation = veil_scene_token(conversation)
         return super().apply_chat_template(
             conversation, chat_template, tokenize=tokenize, processor_kwargs=processor_kwargs, **kwargs
         )
@@ -229,7 +274,7 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
                 )
                 expanded += replacement
                 last = match.end()
-            text[index] = expanded + sample[last:]
+            text[index] = unveil_scene_token(expanded + sample[last:])
             offsets_of_all.append(offsets)
         return text, offsets_of_all
 
@@ -257,71 +302,22 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
                 )
         return order
 
-    def _load_image(self, image: Any) -> Any:
-        if isinstance(image, (bytes, os.PathLike)) or (isinstance(image, str) and os.path.isfile(image)):
-            return read_image(image, self.max_image_pixels)
-        if isinstance(image, str):
-            if not image.startswith(("http://", "https://", "data:")) and len(image) < 4096:
-                raise FileNotFoundError(f"image {image}: no such file.")
-            image = load_image(image)  # an address, or base64
-        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and (image.ndim == 2 or image.shape[-1] == 4):
-            image = Image.fromarray(image)
-        return to_rgb(ImageOps.exif_transpose(image)) if isinstance(image, Image.Image) else image
-
     def _load_scene(self, scene: Any, num_views: int | None) -> PosedViews:
         if isinstance(scene, PosedViews):
             return scene.select(num_views)
         return PosedViews.load(scene, num_views, self.max_image_pixels)
 
     def _load_videos(self, videos: list, kwargs: dict[str, Any]) -> tuple[list, dict[str, Any]]:
-        """Decode and sample files, once. Frames given as such go to Qwen2.5-VL's video processor as they are."""
-        options = {**(kwargs.get("videos_kwargs") or {}), **kwargs}
-        fps, metadata = options.get("fps"), options.get("video_metadata")
-        files = [isinstance(video, (str, bytes, os.PathLike)) for video in videos]
-        frames = [video if file else self._load_frames(video) for video, file in zip(videos, files, strict=True)]
-        if not any(files) and (fps is None or metadata is not None):
-            return frames, kwargs
-        rates = list(fps) if isinstance(fps, (list, tuple)) else [fps] * len(videos)
-        if len(rates) != len(videos):
-            raise ValueError(f"fps: got {len(rates)} values for {len(videos)} videos. Give one for all, or one each.")
-        known = [None] * len(videos) if metadata is None else make_batched_metadata(frames, metadata)
-        loaded = [
-            read_video(video, self._sampling(rate, options), self.max_image_pixels)
-            if file
-            else (video, meta or VideoMetadata(len(video), fps=rate, frames_indices=list(range(len(video)))))
-            for video, file, rate, meta in zip(frames, files, rates, known, strict=True)
-        ]
+        """Read and sample, once; then `kwargs` tell Qwen2.5-VL's video processor only what came of it."""
+        options = {**(kwargs.get("videos_kwargs") or {}), **{k: v for k, v in kwargs.items() if v is not None}}
+        loaded = load_videos(videos, options, self.video_processor, self.max_image_pixels)
         kwargs = {name: value for name, value in kwargs.items() if name not in _VIDEO_OPTIONS}
         if "videos_kwargs" in kwargs:
             rest = kwargs["videos_kwargs"] or {}
             kwargs["videos_kwargs"] = {name: value for name, value in rest.items() if name not in _VIDEO_OPTIONS}
-        kwargs.update(do_sample_frames=False, video_metadata=[meta for _, meta in loaded])
-        return [video for video, _ in loaded], kwargs
-
-    def _load_frames(self, frames: Any) -> Any:
-        if isinstance(frames, (list, tuple)):
-            frames = np.stack([np.asarray(self._load_image(frame)) for frame in frames])
-        if frames.ndim == 3:
-            frames = frames[None]
-        if len(frames) == 0:
-            raise ValueError("videos: one of them has no frames.")
-        return frames
-
-    def _sampling(self, fps: float | None, options: dict[str, Any]) -> Sampling:
-        default = self.video_processor
-        num_frames = options.get("num_frames")
-        if fps is not None and num_frames is not None:
-            raise ValueError(f"fps={fps} and num_frames={num_frames}: give one of the two.")
-        if fps is None and num_frames is None:
-            num_frames = default.num_frames
-        return Sampling(
-            fps=fps or default.fps or Sampling().fps,
-            num_frames=num_frames,
-            min_frames=options.get("min_frames") or default.min_frames,
-            max_frames=options.get("max_frames") or default.max_frames,
-            multiple=default.temporal_patch_size,
-            every_frame=options.get("do_sample_frames") is False,
-        )
+        if loaded:
+            kwargs.update(do_sample_frames=False, video_metadata=[metadata for _, metadata in loaded])
+        return [frames for frames, _ in loaded], kwargs
 
 
 class _Pictures(list):
@@ -348,56 +344,12 @@ def _split(processed: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     return zip(processed["pixel_values"].split(grids.prod(-1).tolist()), grids, strict=True)
 
 
-def _flatten(media: Any, is_one: Callable[[Any], bool]) -> list:
-    """One medium, a list, or a list per sample → a flat list."""
-    if media is None:
-        return []
-    if is_one(media):
-        return [media]
-    if not isinstance(media, (list, tuple, np.ndarray, torch.Tensor)):
-        raise TypeError(
-            f"media: got {type(media).__name__}, expected a path, a picture, an array, PosedViews, or a list."
+def _synergy_count(value: Any) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(
+            f"num_synergy_tokens={value!r}: expected a whole number of at least 1. For none, set add_synergy=False."
         )
-    return [one for part in media for one in _flatten(part, is_one)]
-
-
-def _is_file(medium: Any) -> bool:
-    return isinstance(medium, (str, bytes, os.PathLike))
-
-
-def _is_image(medium: Any) -> bool:
-    return _is_file(medium) or isinstance(medium, Image.Image) or getattr(medium, "ndim", 4) <= 3
-
-
-def _is_video(medium: Any) -> bool:
-    """A list is one video if it holds frames; several file names are frames if all of them are names of pictures."""
-    if not isinstance(medium, (list, tuple)):
-        return _is_file(medium) or getattr(medium, "ndim", 5) <= 4
-    if medium and all(_is_file(frame) for frame in medium):
-        return len(medium) > 1 and all(str(frame).lower().endswith(_IMAGE_SUFFIXES) for frame in medium)
-    return bool(medium) and all(not _is_file(frame) and _is_image(frame) for frame in medium)
-
-
-def _is_scene(medium: Any) -> bool:
-    return isinstance(medium, PosedViews) or _is_file(medium)
-
-
-def _entries(conversation: Any) -> Iterator[dict[str, Any]]:
-    """The content entries of one conversation, or of a batch of them."""
-    for message in conversation:
-        if isinstance(message, (list, tuple)) or hasattr(message, "content"):
-            yield from _entries(message)
-        elif isinstance(message.get("content"), (list, tuple)):
-            yield from (entry for entry in message["content"] if isinstance(entry, dict))
-
-
-def _source(entry: dict[str, Any]) -> Any:
-    for key in ("scene", "path", "url"):
-        if entry.get(key) is not None:
-            return entry[key]
-    raise ValueError(
-        f"scene: a content entry with keys {sorted(entry)} names none. Expected {{'type': 'scene', 'scene': …}}."
-    )
+    return value
 
 
 def _scene_settings(given: dict[str, Any] | None, defaults: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from polyv.processing.view_sampling import open_image
+from polyv.processing.still_images import open_image
 
 
 def read_depth(path: Path, scale: float, max_pixels: int) -> np.ndarray:

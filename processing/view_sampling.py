@@ -1,5 +1,5 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
-"""From raw media to pictures: still images of every kind, frames of a video, views among many."""
+"""Which frames of a video and which views of a scene to look at, and the reader of video files."""
 
 import io
 import os
@@ -7,69 +7,14 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers.video_utils import VideoMetadata
 
+from polyv.processing.still_images import MAX_IMAGE_PIXELS
 
-MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
-"""Pixels above which a picture is refused: PIL's own limit against decompression bombs (about 89 million)."""
 
 # Only containers of moving pictures. FFmpeg would also "play" text files, single pictures, and play lists that name
 # other files or addresses: an uploaded file must not make us read those.
 _VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,nut"
-
-
-def open_image(source: str | os.PathLike | bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
-    """Open and decode a picture, its format told by its content, after checking how large it says it is.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no picture, is cut short, or has more than `max_pixels` pixels.
-    """
-    name = "an image given as bytes" if isinstance(source, bytes) else str(source)
-    try:
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            f"{name}: not a picture that PIL can read, whatever its name says. Expected PNG, JPEG, WebP, …"
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{name}: {error} Resize it first.") from error
-    if image.width * image.height > max_pixels:
-        image.close()
-        raise ValueError(
-            f"{name}: {image.width}x{image.height} pixels are more than max_image_pixels={max_pixels}. "
-            "Resize it first, or raise the limit if you trust the file."
-        )
-    try:
-        image.load()
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{name}: the picture is damaged or cut short ({error}).") from error
-    return image
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn any PIL mode into RGB: transparency put over white, 16 bits and floats scaled to 8 bits.
-
-    16-bit grey (I;16 and I) is read over 0..65535, float (F) over 0..1 where its values fit there, else 0..255.
-    """
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if image.mode.startswith("I") else (1.0 if np.nanmax(values) <= 1 else 255.0)
-        grey = np.nan_to_num(values / top).clip(0, 1) * 255
-        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def read_image(source: str | os.PathLike | bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
-    """`open_image`, turned upright as its EXIF mark says, then `to_rgb`."""
-    return to_rgb(ImageOps.exif_transpose(open_image(source, max_pixels)))
 
 
 def select_views(count: int, limit: int | None) -> np.ndarray:

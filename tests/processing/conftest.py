@@ -1,5 +1,5 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
-"""Real media files for the tests: videos written by PyAV, and a plane photographed by posed RGB-D cameras."""
+"""Real media files for the tests (videos written by PyAV, a plane photographed by posed RGB-D cameras), processors."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from polyv.processing.posed_views import PosedViews
+from polyv.processing.processing_polyv import PolyVProcessor
+from tests.tiny_tokenizer import build_qwen_processor
 
 
 def write_video(path, levels, times=None, fps=8, size=(64, 48), noise=0, **options) -> Path:
@@ -60,3 +62,24 @@ def photograph_floor(poses, image_size=(90, 120), depth_size=(60, 80)) -> PosedV
 @pytest.fixture
 def floor() -> PosedViews:
     return photograph_floor([look_at((2, 0, 2)), look_at((-1, 2, 2.5)), look_at((0.5, -2, 1.8))])
+
+
+def user(*content):
+    return [{"role": "user", "content": [{"type": "text", "text": c} if isinstance(c, str) else c for c in content]}]
+
+
+@pytest.fixture(scope="module")
+def qwen():
+    return build_qwen_processor()
+
+
+@pytest.fixture(scope="module")
+def qwen_folder(qwen, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("qwen")
+    qwen.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def processor(qwen_folder):
+    return PolyVProcessor.from_pretrained(qwen_folder)

@@ -1,9 +1,12 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
 from polyv.processing.posed_views import PosedViews
 from tests.processing.conftest import intrinsics_for, look_at, photograph_floor
@@ -241,6 +244,19 @@ POSE = np.stack([np.eye(4), np.eye(4)])
             ValueError,
             r"skew 5.0 is not",
         ),
+        (
+            {"images": [np.zeros((48, 64, 3), np.uint8), np.zeros((40, 64, 3), np.uint8)]},
+            ValueError,
+            r"images\[1\]: got",
+        ),
+        ({"depths": [np.ones((24, 32)), np.ones((24, 30))]}, ValueError, r"depths\[1\]: got shape \[24, 30\], but"),
+        ({"images": np.zeros((2, 48, 64, 4), np.uint8)}, ValueError, r"images: got shape \[2, 48, 64, 4\], expected"),
+        ({"intrinsics": np.eye(4)}, ValueError, r"intrinsics: got shape \[4, 4\].*pass the upper left 3x3"),
+        ({"intrinsics": np.stack([np.eye(4)] * 2)}, ValueError, r"intrinsics: got shape \[2, 4, 4\]"),
+        ({"intrinsics": np.ones(4)}, ValueError, r"intrinsics: got shape \[4\], expected \[K, 3, 3\]"),
+        ({"image_intrinsics": np.eye(4)}, ValueError, r"image_intrinsics: got shape \[4, 4\]"),
+        ({"depths": np.ones((2, 24, 32, 1))}, ValueError, r"depths: got shape \[2, 24, 32, 1\], expected \[K, h, w\]"),
+        ({"depths": np.full((2, 24, 32), 900.0)}, ValueError, r"depths: half of the values lie beyond 900 m.*by 1000"),
         ({"images": [], "depths": [], "poses": np.empty((0, 4, 4))}, ValueError, r"is empty; at least one view"),
     ],
 )
@@ -261,3 +277,27 @@ def test_intrinsics_of_common_other_resolutions_are_told(factor):
             np.eye(4)[None],
             intrinsics_for(8, 8),
         )
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])
+def test_pictures_of_any_mode_may_be_views(mode):
+    picture = Image.fromarray(np.zeros((48, 64), np.uint16)) if mode == "I;16" else Image.new(mode, (64, 48))
+    assert views(images=[picture, picture]).images.shape == (2, 48, 64, 3)
+
+
+def test_the_class_itself_refuses_depth_that_from_arrays_would_mend():
+    scene = views()
+    for depth, message in ((0.0, "none of the 1536 values"), (np.inf, "none of the 1536 values")):
+        with pytest.raises(ValueError, match=message):
+            replace(scene, depths=np.full((2, 24, 32), depth, np.float32))
+    for bad in (0, -1, np.inf):
+        depths = scene.depths.copy()
+        depths[1, 2, 3] = bad
+        with pytest.raises(ValueError, match="holds zero, negative or infinite values, but here NaN"):
+            replace(scene, depths=depths)
+
+
+def test_a_view_from_high_above_is_no_view_in_millimetres():
+    depths = np.full((2, 24, 32), 120.0)
+    depths[0, 0] = 60_000  # what lies far behind does not matter
+    assert len(views(depths=depths)) == 2

@@ -1,22 +1,12 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
-import io
-
 import av
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
-from polyv.processing.view_sampling import (
-    Sampling,
-    open_image,
-    read_image,
-    read_video,
-    sample_indices,
-    select_views,
-    to_rgb,
-)
+from polyv.processing.view_sampling import Sampling, read_video, sample_indices, select_views
 from tests.processing.conftest import write_video
 
 
@@ -27,96 +17,6 @@ def seen(frames) -> list[int]:
     """Which of LEVELS each frame shows."""
     means = np.asarray(frames, dtype=np.float64).mean(axis=(1, 2, 3))
     return [int(np.abs(np.array(LEVELS) - mean).argmin()) for mean in means]
-
-
-# Pictures
-
-
-@pytest.mark.parametrize(
-    "mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA", "I;16", "RGBX"]
-)
-def test_every_mode_becomes_rgb(mode):
-    if mode == "I;16":
-        image = Image.fromarray(np.full((4, 6), 65535, np.uint16))
-    elif mode in ("I", "F"):
-        image = Image.new(mode, (6, 4), 65535 if mode == "I" else 1.0)
-    else:
-        image = Image.new("RGB", (6, 4), "white").convert("L").convert("1") if mode == "1" else Image.new(mode, (6, 4))
-    rgb = to_rgb(image)
-    assert rgb.mode == "RGB" and rgb.size == (6, 4)
-    if mode in ("1", "I", "F", "I;16", "LA", "RGBA"):  # white, or wholly transparent over white
-        assert np.asarray(rgb).min() == 255
-
-
-def test_transparency_lies_over_white(tmp_path):
-    rgba = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
-    rgba.putpixel((1, 0), (255, 0, 0, 128))
-    assert to_rgb(rgba).getpixel((0, 0)) == (255, 0, 0)
-    assert to_rgb(rgba).getpixel((1, 0)) == pytest.approx((255, 127, 127), abs=1)
-    palette = Image.new("P", (2, 1), 0)
-    palette.putpalette([0, 0, 0, 9, 9, 9])
-    palette.putpixel((1, 0), 1)
-    palette.save(tmp_path / "p.png", transparency=0)
-    image = read_image(tmp_path / "p.png")
-    assert image.getpixel((0, 0)) == (255, 255, 255) and image.getpixel((1, 0)) == (9, 9, 9)
-
-
-@pytest.mark.parametrize(
-    "top, dtype, mode", [(65535, np.uint16, "I;16"), (1.0, np.float32, "F"), (255.0, np.float32, "F")]
-)
-def test_deep_greys_keep_their_gradation(top, dtype, mode):
-    image = Image.fromarray(np.linspace(0, top, 256).astype(dtype)[None])
-    assert image.mode == mode
-    np.testing.assert_allclose(np.asarray(to_rgb(image))[0, :, 0], np.arange(256), atol=1)
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
-@pytest.mark.parametrize("orientation, corner", [(1, (0, 0)), (3, (39, 23)), (6, (23, 0)), (8, (0, 39))])
-def test_exif_rotation_is_applied(tmp_path, suffix, orientation, corner):
-    image = Image.new("RGB", (40, 24))
-    image.paste((255, 255, 255), (0, 0, 8, 8))  # white where the first pixel is stored
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    image.save(tmp_path / f"a.{suffix}", exif=exif)
-    upright = read_image(tmp_path / f"a.{suffix}")
-    assert upright.size == ((40, 24) if orientation in (1, 3) else (24, 40))
-    assert np.mean(upright.getpixel(corner)) > 200
-
-
-def test_a_picture_may_come_as_bytes_and_under_another_picture_name(tmp_path):
-    stream = io.BytesIO()
-    Image.new("RGB", (5, 4), "red").save(stream, "JPEG")
-    (tmp_path / "really_a_jpeg.png").write_bytes(stream.getvalue())
-    assert read_image(stream.getvalue()).size == read_image(tmp_path / "really_a_jpeg.png").size == (5, 4)
-
-
-def test_bad_pictures_are_refused(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"none\.png"):
-        read_image(tmp_path / "none.png")
-    (tmp_path / "text.png").write_text("I am a text")
-    with pytest.raises(ValueError, match=r"text\.png: not a picture that PIL can read, whatever its name says"):
-        read_image(tmp_path / "text.png")
-    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"cut\.png: the picture is damaged or cut short"):
-        read_image(tmp_path / "cut.png")
-    with pytest.raises(ValueError, match="64x64 pixels are more than max_image_pixels=4095"):
-        read_image(tmp_path / "whole.png", max_pixels=4095)
-    assert read_image(tmp_path / "whole.png", max_pixels=4096).size == (64, 64)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ValueError, match=r"whole\.png: .*decompression bomb"):
-        read_image(tmp_path / "whole.png")
-
-
-def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
-    def explode(*_):
-        raise AssertionError("decoded")
-
-    stream = io.BytesIO()
-    Image.new("1", (9000, 9000)).save(stream, "PNG")
-    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", explode)
-    with pytest.raises(ValueError, match="9000x9000 pixels are more than"):
-        open_image(stream.getvalue(), max_pixels=10_000_000)
 
 
 # Sampling

@@ -1,0 +1,103 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+import numpy as np
+import pytest
+from PIL import Image
+
+from polyv.processing.given_media import check_positive, content_entries, flatten, is_image, is_video
+
+
+PICTURE = Image.new("RGB", (4, 4))
+FRAMES = np.zeros((3, 4, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "given, count",
+    [
+        (None, 0),
+        ([], 0),
+        ("a.png", 1),
+        (b"a", 1),
+        (PICTURE, 1),
+        (FRAMES[0], 1),
+        (FRAMES, 3),
+        ([["a.png"], [], [PICTURE] * 2], 3),
+    ],
+)
+def test_images_are_counted(given, count):
+    assert len(flatten(given, is_image)) == count
+
+
+@pytest.mark.parametrize(
+    "given, count",
+    [
+        ("a.mp4", 1),
+        (["a.mp4", "b.mp4"], 2),
+        (["0.png", "1.PNG"], 1),
+        (["0.png"], 1),
+        ([["0.png", "1.png"], ["a.mp4"]], 2),
+        (FRAMES, 1),
+        (list(FRAMES), 1),
+        ([PICTURE] * 2, 1),
+        ([FRAMES, [PICTURE] * 2], 2),
+        (FRAMES[None], 1),
+    ],
+)
+def test_videos_are_told_from_lists_of_them(given, count):
+    assert len(flatten(given, is_video)) == count
+
+
+def user(*content):
+    return [{"role": "user", "content": list(content)}]
+
+
+def test_entries_are_found_in_one_conversation_and_in_many():
+    one = user({"type": "image", "image": PICTURE}, {"type": "text", "text": "a", "image": None, "scene": None})
+    assert len(list(content_entries(one))) == 2
+    assert len(list(content_entries([one, [{"role": "user", "content": "text"}], tuple(one)]))) == 4
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"type": "image"},
+        {"type": "image", "url": "a"},
+        {"type": "image", "base64": "a", "scene": None},
+        {"type": "image_url", "image_url": {"url": "a"}},
+        {"type": "video", "path": "a", "fps": 2},
+        {"type": "scene", "scene": "a"},
+        {"type": "tool_result", "value": 3},
+    ],
+)
+def test_good_entries_pass(entry):
+    assert list(content_entries(user(entry))) == [entry]
+
+
+@pytest.mark.parametrize(
+    "entry, message",
+    [
+        (
+            {"type": "scnee", "scene": "a"},
+            r"entry of type 'scnee' holds 'scene'\. Expected .*'image', 'video' or 'scene'",
+        ),
+        ({"scene": "a"}, r"entry of type None holds 'scene'"),
+        ({"text": "a"}, r"entry of type None has the keys \['text'\]"),
+        ({"type": "image", "scene": "a"}, r"entry of type 'image' holds 'scene'"),
+        ({"type": "text", "text": "a", "video": "b"}, r"entry of type 'text' holds 'video'"),
+        ({"type": "audio", "path": "a"}, r"entry of type 'audio' holds 'path'"),
+    ],
+)
+def test_media_that_would_be_dropped_are_refused(entry, message):
+    for conversation in (user(entry), [user(), user(entry)]):
+        with pytest.raises(ValueError, match=message):
+            list(content_entries(conversation))
+
+
+@pytest.mark.parametrize("conversation", [[], [[]], [user(), []], ()])
+def test_empty_conversations_are_refused(conversation):
+    with pytest.raises(ValueError, match="conversation: it is empty"):
+        list(content_entries(conversation))
+
+
+def test_check_positive_lets_defaults_and_numbers_pass():
+    for value in (None, 1, 0.5, np.float32(2), np.int64(3)):
+        check_positive("fps", value)
