@@ -9,7 +9,9 @@ INSTALLED := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup style quality test test-slow demo
+FLOOR := build/transformers-floor
+
+.PHONY: setup style quality test test-slow test-floor demo
 
 setup: $(INSTALLED)
 
@@ -33,6 +35,14 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# The oldest transformers that pyproject.toml allows, before the installed one on the path; the rest stays as it is.
+test-floor: setup
+	rm -rf $(FLOOR)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(FLOOR) \
+		"transformers==$(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)"
+	PYTHONPATH=$(FLOOR) $(BIN)/python -c "import transformers; print('transformers', transformers.__version__)"
+	PYTHONPATH=$(abspath $(FLOOR)) $(BIN)/python -m pytest
 
 demo: setup
 	$(BIN)/polyv demo

@@ -12,7 +12,7 @@ from polyv.ask import answer, load
 from polyv.evaluation.metrics import ExactMatch
 from polyv.evaluation.suites import parse_suites, select_questions
 from polyv.world import priors
-from polyv.world.make import make_world
+from polyv.world.make import VERSION, has_current_questions, make_world
 
 
 SIZE = 112
@@ -42,16 +42,25 @@ def run(
         questions, of the best answer that the question's words alone suggest, as fitted on training seeds.
 
     Raises:
-        ValueError: an unknown suite; a world that holds training scenes, or too few questions, or another seed.
+        ValueError: an unknown suite; `n` or `batch_size` below 1; an `out` that cannot be written; a world that holds
+            training scenes, or too few questions, or another seed, or that another version made; a kind of question
+            that the prior does not know.
     """
     names = parse_suites(suites)
+    for argument, number in (("n", n), ("batch_size", batch_size)):
+        if number < 1:
+            raise ValueError(f"{argument}={number}: expected at least 1.")
+    _check_out(out)
     folder = world or Path("data") / f"evaluation-{seed}-{n}"
-    _check_world(folder, seed)
+    there = _check_world(folder, seed)
     logging.disable_progress_bar()
     loaded, processor = load(model)
-    if not (folder / "questions.jsonl").exists():
-        make_world(folder, scenes=_scenes_for(n), seed=seed, size=SIZE, split="test", workers=None, progress=True)
+    if not has_current_questions(folder):
+        # A world that is there keeps its scenes: only those that lack are made, and its questions anew.
+        scenes, split = there.get("scenes", _scenes_for(n)), there.get("split", "test")
+        make_world(folder, scenes=scenes, seed=seed, size=SIZE, split=split, workers=None, progress=True)
     questions = select_questions(folder, names, n, seed)
+    _check_prior(priors.load(PRIOR), questions)  # as `score` will, but not after hours of asking
     answers: list[str] = []
     with tqdm(total=len(questions), desc="questions", unit="question") as progress:
         for start in range(0, len(questions), batch_size):
@@ -72,8 +81,14 @@ def score(questions: list[dict], answers: list[str]) -> dict:
     Args:
         questions: rows of questions.jsonl ("suite", "template", "question", "answer").
         answers: the model's answers, in the same order.
+
+    Raises:
+        ValueError: there are more or fewer answers than questions, or the prior does not know a kind of question.
     """
+    if len(answers) != len(questions):
+        raise ValueError(f"answers: got {len(answers)} for {len(questions)} questions, expected one for each.")
     prior = priors.load(PRIOR)
+    _check_prior(prior, questions)
     suites: dict[str, list[int]] = {}
     templates: dict[str, list[int]] = {}
     for index, row in enumerate(questions):
@@ -114,16 +129,43 @@ def _score(questions: list[dict], answers: list[str], prior: dict) -> dict:
     return {**scores, "prior": guesses["accuracy"]}
 
 
-def _check_world(folder: Path, seed: int) -> None:
-    """Refuse a folder that holds training scenes or those of another seed. A folder that is not there is fine."""
+def _check_out(out: Path) -> None:
+    """Refuse a file that cannot be written, before hours are spent on what it is to hold."""
+    there = next(folder for folder in out.resolve().parents if folder.exists())
+    if out.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
+        fault = "is a folder" if out.is_dir() else f"cannot be written in {there}"
+        raise ValueError(f"out={out}: it {fault}. Give another file to write the report to.")
+
+
+def _check_prior(prior: dict, questions: list[dict]) -> None:
+    """Refuse questions of a kind that the prior was not fitted on: their prior would read 0, which flatters a model."""
+    unknown = sorted({f"{row['suite']}/{row['template']}" for row in questions} - prior["kinds"].keys())
+    if unknown:
+        raise ValueError(
+            f"{PRIOR.name} knows no questions of the kinds {', '.join(unknown)}. Fit it anew: see polyv.world.priors."
+        )
+
+
+def _check_world(folder: Path, seed: int) -> dict:
+    """Refuse a folder that holds training scenes, those of another seed, or what is not comparable to what would be
+    made today. Returns the world's manifest, empty where there is none yet."""
     if not (folder / "manifest.json").exists():
-        return
+        return {}
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     if manifest["split"] == "train" or manifest["seed"] != seed:
         raise ValueError(
             f"world={folder} holds scenes of the {manifest['split']} split with seed {manifest['seed']}; expected the "
             f"test (or validation) split with seed {seed}. Give another --world or --seed."
         )
+    today = {"version": VERSION, "size": SIZE}
+    differing = [name for name in today if manifest.get(name) != today[name]]
+    if differing:
+        there, expected = (", ".join(f"{name} {of.get(name)}" for name in differing) for of in (manifest, today))
+        raise ValueError(
+            f"world={folder} was made with {there}; expected {expected}. Delete it, and it is made anew, or give another "
+            "--world."
+        )
+    return manifest
 
 
 def _scenes_for(n: int) -> int:

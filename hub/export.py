@@ -16,6 +16,8 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
+from polyv.hub.checkpoints import check_name
+
 
 CODE_FOLDERS = ("configuration", "processing", "modeling_polyv")
 """Folders of the package whose files a model and its processor need, and nothing else of the package."""
@@ -29,36 +31,55 @@ MODEL_AUTO_MAP = {
 }
 PROCESSOR_AUTO_MAP = {"AutoProcessor": "processing_polyv.PolyVProcessor"}
 
+LEFTOVERS = (
+    *("checkpoint-*", "runs", "global_step*", "optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth"),
+    *("training_args.bin", "trainer_state.json", "__pycache__", ".*"),
+)
+"""What a training, or a system, leaves in a checkpoint's folder: megabytes that no one loads, and paths of a machine."""
+
+_DTYPES = ("float32", "bfloat16", "float16")
+
 _IMPORT = re.compile(rf"^(\s*)from polyv\.(?:{'|'.join(CODE_FOLDERS)})\.(\w+) import ", re.MULTILINE)
 _ANY_IMPORT = re.compile(r"^\s*(?:from polyv\b|import polyv\b).*$", re.MULTILINE)
 
 
-def export(model: str | os.PathLike, out: str | os.PathLike) -> Path:
+def export(model: str | os.PathLike, out: str | os.PathLike, dtype: str | None = None) -> Path:
     """Copy the PolyV checkpoint `model` to `out` with its code and the `auto_map` entries that lead to it.
 
     `out` appears whole or not at all. Where it exists it is replaced, but only if it is a checkpoint itself; it may
-    be `model`, whose code is then brought up to date.
+    be `model`, whose code is then brought up to date. What a training leaves there (`LEFTOVERS`) is not copied, but
+    stays where `out` is `model`.
 
     Args:
         model: folder of a checkpoint, or its name on the Hub.
         out: folder to write.
+        dtype: "float32", "bfloat16" or "float16" for the weights; None leaves them as they are.
 
     Returns:
         `out`.
 
     Raises:
-        ValueError: `model` is no PolyV checkpoint or has no processor, or `out` is a folder of something else.
+        FileNotFoundError: there is no folder `model`.
+        ValueError: `model` is no PolyV checkpoint or has no processor; `out` is a folder of something else, a git
+            clone, or within `model` or around it; or `dtype` is another.
     """
+    check_name("model", model)
+    if dtype is not None and dtype not in _DTYPES:
+        raise ValueError(f"dtype={dtype}: expected one of {', '.join(_DTYPES)}.")
     source = Path(model) if Path(model).is_dir() else Path(snapshot_download(str(model)))
     out = Path(out)
-    _check(source, out)
+    in_place = out.exists() and out.samefile(source)
+    _check(source, out, in_place)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     replaced = partial.with_name(partial.name + "-replaced")
     try:
         partial.chmod(0o755)
         # The Hub's cache holds links to blobs: copytree follows them.
-        shutil.copytree(source, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", ".git"))
+        left_out = shutil.ignore_patterns(*(() if in_place else LEFTOVERS))
+        shutil.copytree(source, partial, dirs_exist_ok=True, ignore=left_out)
+        if dtype is not None:
+            _cast(partial, dtype)
         for name, text in flat_code().items():
             (partial / name).write_text(text, encoding="utf-8")
         _add_auto_map(partial / "config.json", MODEL_AUTO_MAP)
@@ -67,7 +88,7 @@ def export(model: str | os.PathLike, out: str | os.PathLike) -> Path:
             out.rename(replaced)
         partial.rename(out)
     except BaseException:
-        if replaced.exists():
+        if replaced.exists() and not out.exists():
             replaced.rename(out)
         raise
     finally:
@@ -109,7 +130,17 @@ def flatten(text: str, name: str) -> str:
     return text
 
 
-def _check(source: Path, out: Path) -> None:
+def _cast(folder: Path, dtype: str) -> None:
+    """Save the weights in `folder` anew, with their config, in `dtype`."""
+    from polyv.modeling_polyv.modeling_polyv import PolyVForConditionalGeneration  # late: an export needs no torch
+
+    model = PolyVForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    for weights in (*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")):
+        weights.unlink()
+    model.save_pretrained(folder)
+
+
+def _check(source: Path, out: Path, in_place: bool) -> None:
     config = source / "config.json"
     model_type = json.loads(config.read_text()).get("model_type") if config.exists() else None
     if model_type != "polyv":
@@ -125,6 +156,18 @@ def _check(source: Path, out: Path) -> None:
         )
     if out.exists() and not (out / "config.json").exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"out={out}: it exists and is no checkpoint, so it is not replaced. Give another folder.")
+    if in_place:
+        return
+    inner, outer = out.resolve(), source.resolve()
+    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+        raise ValueError(
+            f"out={out}: one of it and model={source} lies in the other. Give a folder apart, or the same."
+        )
+    if (out / ".git").exists():
+        raise ValueError(
+            f"out={out}: it is a git clone, whose history replacing it would delete. Export to another folder, and copy "
+            "from there."
+        )
 
 
 def _add_auto_map(path: Path, auto_map: dict[str, str]) -> None:

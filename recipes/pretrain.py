@@ -27,6 +27,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, set_seed
 from trl import SFTConfig, TrlParser
 
+from polyv.hub.checkpoints import check_name
 from polyv.modeling_polyv.modeling_polyv import PolyVForConditionalGeneration
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes.collator import ConversationCollator
@@ -52,6 +53,9 @@ class ModelArguments:
                 f"model_name_or_path={self.model_name_or_path} and config_name={self.config_name}: give one of the two, "
                 "the first to start from weights, the second to train from scratch."
             )
+        for argument in ("model_name_or_path", "config_name"):
+            if (name := getattr(self, argument)) is not None:
+                check_name(argument, name)
         if self.upcycle and self.config_name:
             raise ValueError("upcycle: there are no weights to upcycle from a config_name; give model_name_or_path.")
 
@@ -60,10 +64,16 @@ class ModelArguments:
 class DataArguments:
     """What to train on."""
 
-    dataset: list[str] = field(metadata={"help": "JSONL files, or names of datasets with a 'messages' column."})
+    dataset: list[str] = field(
+        default_factory=list, metadata={"help": "JSONL files, or names of datasets with a 'messages' column."}
+    )
     dataset_weights: list[float] | None = field(
         default=None, metadata={"help": "How often to draw from each dataset. Without it they are concatenated."}
     )
+
+    def __post_init__(self):
+        if not self.dataset:
+            raise ValueError("dataset: got none. Give one or more JSONL files of conversations, or names on the Hub.")
 
 
 def load_model(arguments: ModelArguments, training: SFTConfig) -> PreTrainedModel:
@@ -78,7 +88,9 @@ def load_model(arguments: ModelArguments, training: SFTConfig) -> PreTrainedMode
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command; `argv` defaults to the process's own arguments."""
-    parser = TrlParser((ModelArguments, DataArguments, SFTConfig), prog="polyv train pretrain")
+    # Its own usage would be one of 140 lines, printed with every mistake; `--help` lists all fields anyway.
+    usage = "polyv train pretrain [--config YAML] [--FIELD VALUE ...]"
+    parser = TrlParser((ModelArguments, DataArguments, SFTConfig), prog="polyv train pretrain", usage=usage)
     arguments, data, training = parser.parse_args_and_config(argv)
     set_seed(training.seed)
     print(f"seed {training.seed}")

@@ -12,9 +12,10 @@ from huggingface_hub import ModelCard, ModelCardData
 from matplotlib.figure import Figure
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback, TrainerState
-from transformers.trainer_utils import TrainOutput, get_last_checkpoint
+from transformers.trainer_utils import TrainOutput
 from trl import SFTConfig, SFTTrainer
 
+from polyv.recipes.checkpoints import find_fault, last_complete
 from polyv.recipes.collator import IGNORED, ConversationCollator, EvenBatches
 
 
@@ -24,10 +25,10 @@ CARD = """\
 {origin}, on {datasets}: {steps} steps of {batch} conversations, seed {seed}.
 
 ```python
-from transformers import AutoModelForImageTextToText, AutoProcessor
+{imports}from transformers import AutoModelForImageTextToText, AutoProcessor
 
-model = AutoModelForImageTextToText.from_pretrained("{name}")
-processor = AutoProcessor.from_pretrained("{name}")
+model = AutoModelForImageTextToText.from_pretrained("{where}")
+processor = AutoProcessor.from_pretrained("{where}")
 ```
 
 ![training loss](loss.png)
@@ -88,6 +89,7 @@ class PolyVTrainer(SFTTrainer):
             text_config.output_router_logits = asked_for_router_logits
         self.model_accepts_loss_kwargs = True
         self.datasets, self.base_model = datasets, base_model
+        self.is_polyv = model.config.model_type == "polyv"
         self.add_callback(LossCurve())
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -120,14 +122,29 @@ class PolyVTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
-        """Train. "auto" (or true) means the last checkpoint in `output_dir`, or the start where there is none."""
+        """Train. "auto" (or true) means the last complete checkpoint in `output_dir`, or the start where there is none.
+
+        Raises:
+            ValueError: `resume_from_checkpoint` names a folder that is no complete checkpoint.
+        """
         checkpoint = None if resume_from_checkpoint is None else str(resume_from_checkpoint)
+        saved = {
+            "with_optimizer": not self.args.save_only_model,
+            "sharded": self.is_fsdp_enabled or self.is_deepspeed_enabled,
+        }
         if checkpoint in ("auto", "true", "True"):
-            checkpoint = get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
+            checkpoint = last_complete(self.args.output_dir, **saved)
+        elif checkpoint is not None and (fault := find_fault(checkpoint, **saved)):
+            raise ValueError(
+                f"resume_from_checkpoint={checkpoint}: no complete checkpoint ({fault}). Name another, or give auto."
+            )
         if checkpoint is not None:
             state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
             if state.global_step >= self.planned_steps():  # Trainer would take one more
-                print(f"{checkpoint}: all {state.global_step} steps are done; nothing left to train.")
+                print(
+                    f"{checkpoint}: all {state.global_step} steps are done; nothing left to train, whatever the data. "
+                    "To train anew give another --output_dir, to go on a greater --max_steps."
+                )
                 self._load_from_checkpoint(checkpoint)
                 self.state = state
                 return TrainOutput(state.global_step, math.nan, {})
@@ -145,10 +162,13 @@ class PolyVTrainer(SFTTrainer):
         """Write README.md: origin, data, steps, seed, and how to load the model."""
         if not self.is_world_process_zero():
             return
-        name = model_name or self.hub_model_id or os.path.basename(os.path.normpath(self.args.output_dir))
+        where = self.hub_model_id or self.args.output_dir
+        name = model_name or os.path.basename(os.path.normpath(where))
         origin = f"Trained from {self.base_model}" if self.base_model else "Trained from scratch"
         text = CARD.format(
             name=name,
+            where=where,
+            imports="import polyv  # teaches transformers the classes\n" if self.is_polyv else "",
             origin=origin,
             datasets=", ".join(self.datasets),
             steps=self.state.global_step,
@@ -160,6 +180,7 @@ class PolyVTrainer(SFTTrainer):
             pipeline_tag="image-text-to-text",
             # The Hub takes only names of its own here.
             base_model=None if self.base_model is None or os.path.isdir(self.base_model) else self.base_model,
+            license=read_licence(self.base_model),
             tags=sorted({*self._tag_names, *([tags] if isinstance(tags, str) else tags or [])}),
         )
         ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(os.path.join(self.args.output_dir, "README.md"))
@@ -183,6 +204,18 @@ class PolyVTrainer(SFTTrainer):
             return super()._get_train_sampler(train_dataset)
         lengths = self.data_collator.lengths(self.train_dataset if train_dataset is None else train_dataset)
         return EvenBatches(lengths, self.args.train_batch_size * self.args.world_size, self.args.seed)
+
+
+def read_licence(base_model: str | None) -> str:
+    """The licence that the card of `base_model` names: weights made of others stand under theirs. "unknown", as the
+    Hub calls it, where there is no card or no base model: what licence new weights get, only their owner can say."""
+    if base_model is None:
+        return "unknown"
+    card = os.path.join(base_model, "README.md") if os.path.isdir(base_model) else base_model
+    try:
+        return ModelCard.load(card, ignore_metadata_errors=True).data.license or "unknown"
+    except (OSError, ValueError):  # no card, or no network
+        return "unknown"
 
 
 def keep_scene_settings(folder: str, scenes_kwargs: dict[str, Any]) -> None:

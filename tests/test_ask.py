@@ -5,11 +5,23 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+from transformers import (
+    AutoProcessor,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+)
 
 from polyv import PolyVForConditionalGeneration, PolyVProcessor
-from polyv.ask import _scenes_as_images, answer, conversation, load, run
+from polyv.ask import _scenes_as_images, _videos_as_frames, answer, conversation, load, run
+from tests import tiny
+from tests.tiny_tokenizer import QWEN_CHAT_TEMPLATE, build_tokenizer
 
 
 @pytest.fixture(scope="module", params=["backbone", "polyv"])
@@ -47,6 +59,47 @@ def test_any_other_processor_gets_the_views_as_images(media):
     assert [entry["type"] for entry in user["content"]] == ["image"] * 6 + ["text"]
     assert user["content"][0]["image"].shape == (112, 112, 3)
     assert messages[1]["content"][0]["type"] == "scene"
+
+
+@pytest.fixture(scope="module")
+def other_family(tmp_path_factory):
+    """A Qwen2-VL with random weights: its processor would read video files with torchcodec."""
+    folder = tmp_path_factory.mktemp("qwen2-vl")
+    tokenizer = build_tokenizer()
+    sizes = {"patch_size": 8, "min_pixels": 16 * 16, "max_pixels": 56 * 56}
+    image_processor, video_processor = Qwen2VLImageProcessor(**sizes), Qwen2VLVideoProcessor(**sizes)
+    Qwen2VLProcessor(image_processor, tokenizer, video_processor, QWEN_CHAT_TEMPLATE).save_pretrained(folder)
+    token_id = tokenizer.convert_tokens_to_ids
+    config = Qwen2VLConfig(
+        text_config={**tiny.TEXT, "vocab_size": 272, "eos_token_id": token_id("<|im_end|>")},
+        vision_config={"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8, "hidden_size": 48},
+        image_token_id=token_id("<|image_pad|>"),
+        video_token_id=token_id("<|video_pad|>"),
+        vision_start_token_id=token_id("<|vision_start|>"),
+        vision_end_token_id=token_id("<|vision_end|>"),
+    )
+    torch.manual_seed(0)
+    Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
+    return load(str(folder))
+
+
+def test_another_family_gets_videos_as_frames_and_scenes_as_images(other_family, media):
+    model, processor = other_family
+    assert type(model) is Qwen2VLForConditionalGeneration and type(processor) is Qwen2VLProcessor
+    conversations = [conversation("How many?", [(kind, str(path))]) for kind, path in media.items()]
+    assert len(answer(model, processor, conversations, max_new_tokens=3)) == 3
+
+
+def test_the_frames_stand_at_their_moments_and_the_rest_stays(media):
+    one = conversation("Why?", [("video", str(media["video"])), ("image", "i.png")])
+    [[message]], [metadata] = _videos_as_frames([one])
+    video, image, text = message["content"]
+    # The world's clips: 2 s, 8 frames a second.
+    assert video["video"].shape == (4, 112, 112, 3) and [image, text] == one[0]["content"][1:]
+    assert (metadata.fps, metadata.duration, metadata.total_num_frames) == (2.0, 2.0, 4)
+    assert metadata.timestamps == [0.0, 0.5, 1.0, 1.5]
+    frames = np.zeros((4, 8, 8, 3), np.uint8)
+    assert _videos_as_frames([conversation("Why?", [("video", frames)])])[1] == [None]
 
 
 def test_every_medium_alone_equals_the_batch_of_all(loaded, media):

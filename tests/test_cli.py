@@ -2,6 +2,7 @@
 """The `polyv` command: what reaches each part, help that reads as documentation, errors in one line."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import polyv
 from polyv import cli
 
 
@@ -55,11 +57,82 @@ def test_help_comes_within_a_second(command):
 
 
 def test_the_command_line_imports_nothing_heavy():
+    program = Path(sys.executable).with_name("polyv")
     code = (
-        "import sys; sys.argv = ['polyv']; from polyv.cli import build_parser; build_parser();"
+        f"import sys; sys.argv = [{str(program)!r}]; from polyv.cli import build_parser; build_parser();"
         "print([name for name in ('torch', 'transformers', 'numpy', 'mujoco', 'trl', 'matplotlib') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"polyv {polyv.__version__}\n"
+
+
+def test_the_command_is_known_by_its_place(tmp_path, monkeypatch):
+    program = Path(sys.executable).with_name("polyv")
+    if not program.exists():
+        pytest.skip("polyv is not installed beside this Python")
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "polyv").symlink_to(program)
+    (tmp_path / "polyv").touch()
+    monkeypatch.chdir(tmp_path)
+    cases = {
+        str(program): True,
+        str(tmp_path / "link" / "polyv"): True,
+        "polyv": False,
+        str(tmp_path / "polyv"): False,
+    }
+    for path, expected in {**cases, sys.executable: False, "-c": False, "": False}.items():
+        monkeypatch.setattr(sys, "argv", [path])
+        assert polyv._is_command() == expected, path
+
+
+@pytest.mark.slow
+def test_another_program_of_that_name_gets_the_auto_classes(tmp_path):
+    script = tmp_path / "polyv"
+    script.write_text(
+        "import polyv\nfrom transformers import AutoModelForImageTextToText\n"
+        "from polyv import PolyVConfig\nprint(PolyVConfig in AutoModelForImageTextToText._model_mapping)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "True\n", done.stderr
+
+
+@pytest.mark.slow
+def test_the_installed_command_trains_a_polyv_checkpoint(untrained, tmp_path):
+    """In a process of its own: no other import of `polyv` may have told the Auto classes of it."""
+    program = Path(sys.executable).with_name("polyv")
+    if not program.exists():
+        pytest.skip("polyv is not installed beside this Python")
+    rows = [{"messages": [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "red"}]}] * 2
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["--dataset", tmp_path / "rows.jsonl", "--output_dir", tmp_path / "out", "--max_steps", "1"]
+    arguments += ["--use_cpu", "true", "--bf16", "false", "--report_to", "none"]
+    command = [program, "train", "pretrain", "--model_name_or_path", untrained.polyv, *arguments]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "polyv"
+
+
+def test_a_mistake_in_training_arguments_is_told_in_few_lines(capsys):
+    assert cli.main(["train", "pretrain", "--config_name", "b"]) == 2
+    assert capsys.readouterr().err.startswith("polyv train pretrain: error: dataset: got none.")
+    with pytest.raises(SystemExit):
+        cli.main(["train", "pretrain", "--max_steps", "many"])
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "command", ["export /no/such out", "train pretrain --model_name_or_path /no/such --dataset a"]
+)
+def test_a_folder_that_is_not_there_is_named(command, capsys):
+    assert cli.main(command.split()) == 2
+    error = capsys.readouterr().err
+    assert "/no/such: there is no such folder" in error and len(error.splitlines()) == 1
 
 
 @pytest.fixture
@@ -103,12 +176,13 @@ def test_pretrain_hands_on_everything_after_it(calls):
 def test_evaluate_and_export_pass_their_options(calls):
     cli.main(["evaluate", "--model", "m", "--suites", "scene_qa", "--seed", "5", "--n", "7", "--out", "r.json"])
     cli.main(["export", "m", "out"])
+    cli.main(["export", "m", "out", "--dtype", "bfloat16"])
     assert calls[0] == (
         "polyv.evaluation.evaluate",
         ("m", "scene_qa", 5, 7, Path("r.json")),
         {"world": None, "batch_size": 16},
     )
-    assert calls[1] == ("polyv.hub.export", ("m", Path("out")), {})
+    assert [call[1] for call in calls[1:]] == [("m", Path("out"), None), ("m", Path("out"), "bfloat16")]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ Importing the package registers its classes with transformers' Auto classes, so 
 import importlib
 import os
 import sys
+import sysconfig
 
 
 __version__ = "0.1.0"
@@ -55,7 +56,18 @@ def register() -> None:
     AutoProcessor.register(PolyVConfig, PolyVProcessor, exist_ok=True)
 
 
-# The `polyv` command answers `--help` in well under a second: it calls `register` itself, once a subcommand
-# needs a model, instead of paying for torch here.
-if os.path.basename(sys.argv[0] if sys.argv else "") != "polyv":
+def _is_command() -> bool:
+    """Whether this process runs the `polyv` command that pip put into this environment, and no other program of
+    that name."""
+    folder, name = os.path.split(os.path.realpath(sys.argv[0] if sys.argv else ""))
+    if name.removesuffix(".exe") != "polyv":
+        return False
+    user = sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user"))
+    scripts = (os.path.dirname(sys.executable), sysconfig.get_path("scripts"), user)
+    return folder in map(os.path.realpath, scripts)
+
+
+# The command answers `--help` in well under a second: `cli.main` registers once a subcommand needs a model, instead
+# of paying for torch here.
+if not _is_command():
     register()

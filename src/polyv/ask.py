@@ -2,21 +2,21 @@
 """Ask a model about images, videos and scenes: PolyV, or any other image-text-to-text model of transformers."""
 
 import json
-import re
+import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
+from transformers.video_utils import VideoMetadata
 
-import polyv
+from polyv.hub.checkpoints import check_name
 from polyv.processing.posed_views import PosedViews
 from polyv.processing.processing_polyv import PolyVProcessor
-
-
-_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+from polyv.processing.view_sampling import Sampling, read_video
 
 
 def load(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -29,11 +29,7 @@ def load(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
         OSError: there is no such checkpoint.
         ValueError: it is no image-text-to-text model.
     """
-    if not Path(name).is_dir() and (name.startswith("checkpoints/") or not _HUB_NAME.fullmatch(name)):
-        raise FileNotFoundError(
-            f"model={name}: there is no such folder. Expected a checkpoint's, or OWNER/NAME on the Hub."
-        )
-    polyv.register()
+    check_name("model", name)
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype="auto" if accelerator else torch.float32)
     if model.config.model_type == "qwen2_5_vl":
@@ -53,21 +49,25 @@ def answer(
     Args:
         conversations: messages as `apply_chat_template` takes them, each list ending with a user's message. Content
             of type "scene" is allowed for every model: one that is not PolyV gets the views as images. Models of
-            another family than Qwen2.5-VL read videos their own way, which may want torchcodec.
+            another family than Qwen2.5-VL get video files as frames, 2 a second, of which they take their pick.
         max_new_tokens: longest answer, in tokens.
 
     Returns:
         One answer a conversation, without special tokens or surrounding white space.
     """
+    options: dict[str, Any] = {"padding": True, "padding_side": "left"}
     if not isinstance(processor, PolyVProcessor):
         conversations = [_scenes_as_images(conversation) for conversation in conversations]
+        conversations, metadata = _videos_as_frames(conversations)
+        if metadata and all(metadata):
+            options["video_metadata"] = metadata
     inputs: Any = processor.apply_chat_template(
         conversations,
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
-        processor_kwargs={"padding": True, "padding_side": "left"},
+        processor_kwargs=options,
     )
     inputs = inputs.to(model.device)
     if model.config.model_type != "polyv":
@@ -101,6 +101,37 @@ def run(model: str, question: str, media: list[tuple[str, str]], as_json: bool, 
         print(json.dumps({"answer": text, "seconds": seconds, "device": str(loaded.device), "model": model}))
     else:
         print(f"{text}\n({seconds:.2f} s on {loaded.device})")
+
+
+def _videos_as_frames(conversations: list[list[dict]]) -> tuple[list[list[dict]], list[VideoMetadata | None]]:
+    """The conversations with each video file replaced by its frames, for processors that would want torchcodec for
+    it; and, for each video, at which moments its frames stand (None where it came as frames)."""
+    metadata: list[VideoMetadata | None] = []
+
+    def decode(entry: dict) -> dict:
+        if entry["type"] != "video":
+            return entry
+        source = entry["video"]
+        if not isinstance(source, (str, os.PathLike)):
+            metadata.append(None)
+            return entry
+        frames, of_file = read_video(source, Sampling(min_frames=1, multiple=1))
+        rate = len(frames) / of_file.duration
+        metadata.append(
+            replace(of_file, total_num_frames=len(frames), fps=rate, frames_indices=list(range(len(frames))))
+        )
+        return {**entry, "video": frames}
+
+    decoded = [
+        [
+            {**message, "content": [decode(entry) for entry in message["content"]]}
+            if isinstance(message["content"], list)
+            else message
+            for message in conversation
+        ]
+        for conversation in conversations
+    ]
+    return decoded, metadata
 
 
 def _scenes_as_images(conversation: list[dict]) -> list[dict]:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import polyv
+
 
 _DESCRIPTION = """\
 PolyV answers questions about images, videos and posed RGB-D scenes with one model.
@@ -18,7 +20,7 @@ PolyV answers questions about images, videos and posed RGB-D scenes with one mod
   evaluate   measure a model on the ten question suites
   export     give a checkpoint its code, so that it loads without this package
 
-`polyv COMMAND --help` says more about each."""
+`polyv COMMAND --help` says more about each; `polyv --version` prints the version."""
 
 _Formatter = argparse.RawDescriptionHelpFormatter
 
@@ -69,16 +71,24 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
 def _export(args: argparse.Namespace, rest: list[str]) -> None:
     from polyv.hub.export import export
 
-    print(export(args.model, args.out))
+    print(export(args.model, args.out, args.dtype))
 
 
-def _command(commands, name: str, run: Callable | None, summary: str, text: str, examples: str = ""):
+def _command(
+    commands,
+    name: str,
+    run: Callable | None,
+    summary: str,
+    text: str,
+    examples: str = "",
+    loads_models: bool = False,
+):
     epilog = f"examples:\n{examples}" if examples else None
     parser = commands.add_parser(
         name, help=summary, description=text, epilog=epilog, formatter_class=_Formatter, allow_abbrev=False
     )
     if run is not None:
-        parser.set_defaults(run=run, parser=parser)
+        parser.set_defaults(run=run, parser=parser, loads_models=loads_models)
     return parser
 
 
@@ -94,11 +104,13 @@ and the device. The media stand before the question in the order in which you na
 
 An image is a file that Pillow reads. A video is a file that FFmpeg's libraries read. A scene is a folder in ScanNet's
 layout (color/, depth/ in 16-bit millimetres, pose/ camera-to-world, intrinsic/) or a nerfstudio `transforms.json`
-with depth; see `PosedViews` in the README. A model other than PolyV sees a scene's views as plain images.""",
+with depth; see `PosedViews` in the README. A model other than PolyV sees a scene's views as plain images;
+one of another family than Qwen2.5-VL gets a video as frames, 2 a second, of which it takes its pick.""",
         """\
   polyv ask --image photo.jpg "What colour is the cup?"
   polyv ask --model polyv-7b --video clip.mp4 --scene scan/ "Is the room in the video the scanned one?"
   polyv ask --json --video clip.mp4 "What falls first?" --max-new-tokens 16""",
+        loads_models=True,
     )
     parser.set_defaults(media=[])
     parser.add_argument("question", help="the question, as one argument")
@@ -129,6 +141,7 @@ Make a scene that no model was trained on (test split; a random seed, which is p
 and a folder of posed RGB-D views, ask a dozen questions across the three, and print each question with the answer
 and the truth. The last line is the path of a picture that shows them all.""",
         "  polyv demo\n  polyv demo --seed 7 --out demo_output",
+        loads_models=True,
     )
     _add_model(parser)
     parser.add_argument("--seed", type=int, help="the scene's seed (default: a random one, printed)")
@@ -207,10 +220,13 @@ own data; see the README). A recipe is a YAML file of fields; a field on the com
   --output_dir DIR            where the model and its checkpoints go
   --FIELD VALUE               every field of TRL's SFTConfig, as --learning_rate 1e-4 --max_steps 100
 
-With `resume_from_checkpoint: auto` in the recipe, the same command goes on where it was interrupted.""",
+With `resume_from_checkpoint: auto` in the recipe, the same command goes on where it was interrupted. Recipes that say
+`use_cpu: true` are trained on a GPU with `--use_cpu false`.""",
         """\
   polyv train pretrain --config recipes/polyv-nano/pretrain.yaml
+  polyv train pretrain --config recipes/polyv-nano/tune.yaml --use_cpu false
   polyv train pretrain --config recipes/polyv-nano/tune.yaml --dataset mine.jsonl --output_dir runs/mine""",
+        loads_models=True,
     )
     pretrain.add_argument("--config", metavar="YAML", help="the recipe")
     pretrain.usage = "polyv train pretrain [--config YAML] [--FIELD VALUE ...]"
@@ -235,6 +251,7 @@ embodied_qa, temporal_image""",
         """\
   polyv evaluate --model checkpoints/polyv-nano --suites all --n 300 --out report.json
   polyv evaluate --model checkpoints/polyv-nano-backbone --suites scene_qa,general_video --n 100 --out report.json""",
+        loads_models=True,
     )
     _add_model(parser)
     parser.add_argument("--suites", default="all", help='"all", or names separated by commas (default: %(default)s)')
@@ -258,11 +275,14 @@ def _add_export(commands) -> None:
         """\
 Copy a PolyV checkpoint and add its code as flat files, with the `auto_map` entries by which transformers finds
 them: AutoModelForImageTextToText.from_pretrained(OUT, trust_remote_code=True) then works where `polyv` is not
-installed, and so does AutoProcessor. OUT may be MODEL itself: its code is then brought up to date.""",
-        "  polyv export runs/mine exported/mine",
+installed, and so does AutoProcessor. OUT may be MODEL itself: its code is then brought up to date. What a training
+left in MODEL (its checkpoints, optimizer, logs) and hidden files are not copied.""",
+        "  polyv export runs/mine exported/mine\n  polyv export runs/mine exported/mine --dtype bfloat16",
     )
     parser.add_argument("model", metavar="MODEL", help="a PolyV checkpoint: a folder, or a name on the Hub")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+    dtypes = ("float32", "bfloat16", "float16")
+    parser.add_argument("--dtype", choices=dtypes, help="cast the weights to this (default: as they are)")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -275,6 +295,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="polyv", usage="polyv COMMAND ...", description=_DESCRIPTION, formatter_class=_Formatter
     )
+    parser.add_argument("--version", action="version", version=f"polyv {polyv.__version__}")
     commands = parser.add_subparsers(prog="polyv", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
     for add in (_add_ask, _add_demo, _add_world, _add_train, _add_evaluate, _add_export):
         add(commands)
@@ -291,6 +312,8 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = build_parser().parse_known_args(argv)
     if rest and not getattr(args, "takes_rest", False):
         args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if args.loads_models:
+        polyv.register()
     try:
         args.run(args, rest)
     except (ValueError, TypeError, OSError) as error:

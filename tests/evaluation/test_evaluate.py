@@ -4,6 +4,7 @@
 import json
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -13,10 +14,14 @@ from polyv.evaluation.suites import SUITES
 from polyv.world import priors
 
 
+priors_load = priors.load
+
+
 @pytest.fixture(autouse=True)
 def blind(monkeypatch):
     """The prior guesses "red" whatever the question."""
-    monkeypatch.setattr("polyv.world.priors.load", lambda path: {})
+    kinds = {f"{suite}/{name}": {} for suite in ("scene_qa", "embodied_qa") for name in ("colour", "count", "t")}
+    monkeypatch.setattr("polyv.world.priors.load", lambda path: {"kinds": kinds | priors_load(PRIOR)["kinds"]})
     monkeypatch.setattr("polyv.world.priors.predict", lambda prior, row: "red")
 
 
@@ -45,8 +50,40 @@ def test_score_counts_by_suite_and_template_and_averages_over_suites():
 
 
 def test_score_refuses_answers_that_are_missing():
-    with pytest.raises((ValueError, IndexError)):
+    with pytest.raises(ValueError, match="answers: got 0 for 1 questions"):
         score([row("scene_qa", "colour", "red")], [])
+
+
+def test_a_kind_of_question_that_the_prior_does_not_know_is_refused():
+    with pytest.raises(ValueError, match=r"knows no questions of the kinds scene_qa/new. Fit it anew"):
+        score([row("scene_qa", "colour", "red"), row("scene_qa", "new", "red")], ["red", "red"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"n": 0}, "n=0: expected at least 1"),
+        ({"batch_size": 0}, "batch_size=0: expected at least 1"),
+        ({"out": "."}, "is a folder"),
+        ({"out": "file/report.json"}, "cannot be written in"),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_made(changed, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    arguments = {"n": 1, "batch_size": 1, "out": "new/report.json"} | changed
+    with pytest.raises(ValueError, match=message):
+        run("no-model", "all", 0, arguments["n"], Path(arguments["out"]), batch_size=arguments["batch_size"])
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("stale", [{"version": 0}, {"size": 64}])
+def test_a_world_that_todays_code_would_make_otherwise_is_refused(stale, small_world, tmp_path):
+    manifest = json.loads((small_world / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | stale))
+    [(name, value)] = stale.items()
+    with pytest.raises(ValueError, match=rf"made with {name} {value}; expected {name} {manifest[name]}. Delete it"):
+        run("no-model", "scene_qa", 3, 1, tmp_path / "report.json", world=tmp_path)
 
 
 def test_the_table_has_a_line_a_suite_and_the_mean():
@@ -91,6 +128,16 @@ def test_a_test_world_of_the_seed_is_made_where_there_is_none(untrained, small_w
     [request] = requests
     assert (request["split"], request["seed"], request["size"]) == ("test", 3, 112)
     assert request["scenes"] > 2
+
+
+def test_old_questions_are_written_anew_for_the_scenes_that_are_there(untrained, small_world, tmp_path):
+    world = Path(shutil.copytree(small_world, tmp_path / "world"))
+    manifest = json.loads((world / "manifest.json").read_text())
+    (world / "manifest.json").write_text(json.dumps(manifest | {"questions": 0}))
+    (world / "questions.jsonl").write_text("")
+    run(str(untrained.polyv), "general_image", 3, 1, tmp_path / "report.json", world=world)
+    assert (world / "questions.jsonl").read_bytes() == (small_world / "questions.jsonl").read_bytes()
+    assert json.loads((world / "manifest.json").read_text()) == manifest
 
 
 @pytest.mark.parametrize(("manifest", "seed"), [({"split": "train", "seed": 3}, 3), ({"split": "test", "seed": 4}, 3)])

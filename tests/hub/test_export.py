@@ -3,12 +3,14 @@
 
 import ast
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from polyv import PolyVForConditionalGeneration, PolyVProcessor
@@ -89,6 +91,72 @@ def test_a_failed_export_leaves_nothing_behind(checkpoint, tmp_path, monkeypatch
     with pytest.raises(ValueError, match="no code"):
         export(checkpoint, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+
+
+@pytest.mark.parametrize("failing", ["first", "second"])
+def test_a_failed_swap_leaves_the_old_checkpoint(checkpoint, tmp_path, monkeypatch, failing):
+    out = export(checkpoint, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (checkpoint / "model.safetensors").write_bytes(b"better weights")
+    rename, calls = Path.rename, []
+
+    def fail(self, target):
+        calls.append(target)
+        if len(calls) == ["first", "second"].index(failing) + 1:
+            raise OSError("no space left")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no space left"):
+        export(checkpoint, out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "out"]
+
+
+def test_what_a_training_leaves_is_not_exported_but_stays_in_place(checkpoint, tmp_path):
+    clean = {path.name for path in export(checkpoint, tmp_path / "clean").iterdir()}
+    files = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "trainer_state.json", ".cache"]
+    for name in (*files, "checkpoint-5/model.safetensors", "runs/events", ".git/config", "__pycache__/a.pyc"):
+        (checkpoint / name).parent.mkdir(exist_ok=True)
+        (checkpoint / name).write_text("left over")
+    (checkpoint / "loss.png").write_bytes(b"curve")
+    assert {path.name for path in export(checkpoint, tmp_path / "out").iterdir()} == {*clean, "loss.png"}
+    before = {path.name for path in checkpoint.iterdir()}
+    export(checkpoint, checkpoint)
+    assert {path.name for path in checkpoint.iterdir()} == before | clean
+    assert (checkpoint / "checkpoint-5" / "model.safetensors").read_text() == "left over"
+
+
+def test_export_refuses_folders_within_each_other_and_clones(checkpoint, tmp_path):
+    inner = checkpoint / "inner"
+    with pytest.raises(ValueError, match="lies in the other"):
+        export(checkpoint, inner)
+    assert not inner.exists()
+    shutil.copytree(checkpoint, tmp_path / "again")
+    (checkpoint / "checkpoint-5").mkdir()
+    shutil.copytree(tmp_path / "again", checkpoint / "checkpoint-5", dirs_exist_ok=True)
+    with pytest.raises(ValueError, match="lies in the other"):
+        export(checkpoint / "checkpoint-5", checkpoint)
+    (tmp_path / "again" / ".git").mkdir()
+    with pytest.raises(ValueError, match="is a git clone"):
+        export(checkpoint, tmp_path / "again")
+
+
+def test_dtype_casts_the_weights_and_nothing_else(untrained, tmp_path):
+    from safetensors.torch import load_file
+
+    out = export(untrained.polyv, tmp_path / "half", dtype="bfloat16")
+    before, after = (load_file(folder / "model.safetensors") for folder in (untrained.polyv, out))
+    assert before.keys() == after.keys()
+    assert all(after[name].dtype is torch.bfloat16 for name in after)
+    assert all(torch.equal(after[name], value.bfloat16()) for name, value in before.items())
+    assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
+    assert json.loads((out / "config.json").read_text())["auto_map"] == MODEL_AUTO_MAP
+    whole = export(untrained.polyv, tmp_path / "whole")
+    assert {path.name for path in out.iterdir()} == {path.name for path in whole.iterdir()}
+    with pytest.raises(ValueError, match="dtype=int8: expected one of float32"):
+        export(untrained.polyv, tmp_path / "eighth", dtype="int8")
+    assert not (tmp_path / "eighth").exists()
 
 
 def test_export_refuses_what_is_no_polyv_checkpoint(checkpoint, tmp_path):

@@ -78,7 +78,8 @@ def test_upcycles_and_tunes(backbone, config):
 def test_a_finished_run_stays_finished(backbone, config, start, capsys):
     before = (backbone / "model.safetensors").read_bytes()
     main(["--config", str(config), "--config_name", str(start), "--output_dir", str(backbone)])
-    assert "all 20 steps are done" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "all 20 steps are done" in said and "another --output_dir" in said and "greater --max_steps" in said
     assert (backbone / "model.safetensors").read_bytes() == before
 
 
@@ -94,6 +95,17 @@ def test_a_finished_run_stays_finished(backbone, config, start, capsys):
 def test_refuses_what_it_cannot_do(config, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         main(["--config", str(config), "--output_dir", str(tmp_path), *arguments])
+
+
+@pytest.mark.parametrize("argument", ["model_name_or_path", "config_name"])
+def test_a_folder_that_is_not_there_is_named(config, tmp_path, argument):
+    with pytest.raises(FileNotFoundError, match=f"{argument}=/no/such: there is no such folder"):
+        main(["--config", str(config), "--output_dir", str(tmp_path), f"--{argument}", "/no/such"])
+
+
+def test_data_must_be_given():
+    with pytest.raises(ValueError, match="dataset: got none"):
+        DataArguments()
 
 
 def test_refuses_unknown_keys_in_the_file(config, tmp_path):

@@ -1,6 +1,7 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 import inspect
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -150,7 +151,7 @@ class Stop(TrainerCallback):
 
 
 @pytest.mark.parametrize("kind", ["dense", "polyv"])
-def test_a_killed_run_resumes_to_the_same_bits(make_trainer, request, tmp_path, kind):
+def test_a_killed_run_resumes_to_the_same_bits(make_trainer, request, tmp_path, capsys, kind):
     settings = {
         "per_device_train_batch_size": 2,
         "num_train_epochs": 2,  # of three steps: the run is killed in its second
@@ -174,7 +175,15 @@ def test_a_killed_run_resumes_to_the_same_bits(make_trainer, request, tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         run("killed", Stop())
     assert Path(tmp_path / "killed" / "checkpoint-4").is_dir()
+    # And as a kill would in the midst of a later save: weights, no state.
+    half = tmp_path / "killed" / "checkpoint-5"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes((tmp_path / "killed/checkpoint-4/model.safetensors").read_bytes()[:999])
+    with pytest.raises(ValueError, match=r"resume_from_checkpoint=.*checkpoint-5: no complete checkpoint"):
+        make_trainer(model, **settings).train(resume_from_checkpoint=str(half))
+    capsys.readouterr()
     trainer, resumed = run("killed")
+    assert f"{half}: passed over" in capsys.readouterr().out
     assert trainer.state.global_step == 6
     assert all(torch.equal(straight[name], value) for name, value in resumed.items())
 
@@ -192,10 +201,31 @@ def test_the_card_tells_origin_data_and_steps(make_trainer, dense, tmp_path):
         assert f"Trained {line}, on rows.jsonl: 0 steps of 8 conversations, seed 7." in card.text
         assert card.data.base_model == base
         assert card.data.pipeline_tag == "image-text-to-text"
+        assert card.data.license == "unknown"  # there is no network here
     # A local folder is no name on the Hub.
     make_trainer(dense, base_model=str(tmp_path)).create_model_card()
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert f"Trained from {tmp_path}" in card.text and card.data.base_model is None
+
+
+def test_the_cards_snippet_runs(make_trainer, polyv, tmp_path, monkeypatch):
+    trainer = make_trainer(polyv, base_model=str(tmp_path / "dense"), max_steps=1, save_strategy="no")
+    (tmp_path / "dense" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    trainer.save_model()
+    trainer.create_model_card()
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.license == "apache-2.0"
+    [snippet] = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    assert "import polyv" in snippet
+    names: dict = {}
+    monkeypatch.chdir("/")
+    exec(snippet, names)
+    assert type(names["model"]) is PolyVForConditionalGeneration
+
+
+def test_a_dense_models_card_needs_no_polyv(make_trainer, dense, tmp_path):
+    make_trainer(dense).create_model_card()
+    assert "import polyv" not in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_draws_what_was_logged(tmp_path):
