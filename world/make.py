@@ -1,11 +1,13 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """`polyv world make`: render a split to disk. Uses all cores, can be interrupted, resumes.
 
-OUT/manifest.json           what was asked for
+OUT/manifest.json           what was asked for, and the version of the questions once they are written
 OUT/scenes/000000/          image.png, moved.png, video.mp4, scene/ (ScanNet's layout), record.json
 OUT/captions.jsonl, ...     conversations made from the records (polyv.world.conversations)
+OUT/.lock                   names the process that works on the folder while one does
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -13,6 +15,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -24,8 +27,9 @@ from polyv.world.records import SceneRecord
 from polyv.world.scenes import SPLITS, Split, build
 
 
-_VERSION = 1  # of the world: raise it whenever the same request gives other scenes
+VERSION = 1  # of the scenes: raise it whenever the same request renders others. Questions have their own
 _SIZES = (32, 1024)
+_LOCK, _MANIFEST = ".lock", "manifest.json"
 
 
 def make_world(
@@ -40,7 +44,9 @@ def make_world(
     """Render `scenes` scenes of a split into the folder `out`, then write their conversations.
 
     The same arguments give the same bytes on the same machine. Scenes that `out` already holds are kept, so that an
-    interrupted run continues; a scene's folder appears complete or not at all.
+    interrupted run continues; a scene's folder appears complete or not at all. The conversations are written anew
+    where `out` is not yet complete, or where today's programs ask other questions than those that it holds
+    (`has_current_questions`); the scenes stay as they are.
 
     Args:
         out: folder, made if needed.
@@ -56,10 +62,38 @@ def make_world(
 
     Raises:
         ValueError: an argument out of range, or `out` holds what another request made.
+        BlockingIOError: another process is making a world in `out`.
     """
     request = _check(scenes, seed, size, split, workers)
     folder = Path(out)
-    _claim(folder, request)
+    _refuse_foreign(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone_in(folder):
+        _claim(folder, request)
+        _make_scenes(folder, scenes, seed, size, split, workers, progress)
+        _write_conversations(folder, request)
+    return folder
+
+
+def has_current_questions(folder: str | os.PathLike) -> bool:
+    """Whether a world's JSONL files are all there and written by today's captions and question programs.
+
+    If not, `make_world` with the world's own request (its manifest) mends it, in seconds. False where there is no
+    world at all.
+    """
+    # Late, here and below: workers, which import this module, need none of it.
+    from polyv.world.conversations import FILES, QUESTIONS_VERSION
+
+    folder = Path(folder)
+    if not (folder / _MANIFEST).is_file() or not all((folder / name).is_file() for name in FILES):
+        return False
+    return _manifest(folder).get("questions") == QUESTIONS_VERSION
+
+
+def _make_scenes(
+    folder: Path, scenes: int, seed: int, size: int, split: Split, workers: int | None, progress: bool
+) -> None:
+    """Render what is missing. A half scene, left by a run that was killed, is made anew."""
     for half in (folder / "scenes").glob(".*"):
         shutil.rmtree(half)
     missing = [index for index in range(scenes) if not (folder / "scenes" / scene_name(index)).exists()]
@@ -69,10 +103,15 @@ def make_world(
     ) as bar:
         for _ in _run(one, missing, workers or _cores()):
             bar.update()
-    from polyv.world.conversations import write_jsonl  # late: workers, which import this module, need none of it
 
-    write_jsonl(folder, load_records(folder), seed)
-    return folder
+
+def _write_conversations(folder: Path, request: dict) -> None:
+    """Write the JSONL files unless they are today's, and then note in the manifest which questions they hold."""
+    from polyv.world.conversations import QUESTIONS_VERSION, write_jsonl
+
+    if not has_current_questions(folder):
+        write_jsonl(folder, load_records(folder), request["seed"])
+        _write_manifest(folder, {**request, "questions": QUESTIONS_VERSION})
 
 
 def _run(one: Callable[[int], None], indices: list[int], workers: int) -> Iterator[None]:
@@ -110,6 +149,7 @@ def _start_worker() -> None:
 
 
 def _cores() -> int:
+    """Those that this process may use; where the system does not tell (macOS), all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -138,26 +178,64 @@ def _check(scenes: int, seed: int, size: int, split: Split, workers: int | None)
         raise ValueError(f"split: got {split!r}, expected one of {', '.join(SPLITS)}.")
     if workers is not None and workers < 1:
         raise ValueError(f"workers: got {workers}, expected 1 or more, or None for all cores.")
-    return {"scenes": scenes, "seed": seed, "size": size, "split": split, "version": _VERSION}
+    return {"scenes": scenes, "seed": seed, "size": size, "split": split, "version": VERSION}
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Write nothing among files that are not a world's."""
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if _MANIFEST not in names and not names <= {_LOCK, f".{_MANIFEST}"}:
+        raise ValueError(f"out: {folder} is not empty and holds no {_MANIFEST}. Choose another folder.")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes out of `folder`: they would take each other's half scenes for leftovers.
+
+    The system itself lets go of the lock when its holder ends, however that happens: there are no stale ones. The
+    file stays, for to remove it while another opens it would let both in.
+    """
+    with (folder / _LOCK).open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise BlockingIOError(
+                f"out: {folder} is in use by another `polyv world make` (process {holder}). "
+                "Wait until it ends, or choose another folder."
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        try:
+            yield
+        finally:
+            lock.truncate(0)
 
 
 def _claim(folder: Path, request: dict) -> None:
     """Note in `folder` what it is for, or see that it is for just that."""
-    manifest = folder / "manifest.json"
-    if manifest.exists():
-        present = json.loads(manifest.read_text(encoding="utf-8"))
+    if (folder / _MANIFEST).exists():
+        present = _manifest(folder)
         differing = [name for name in request if present.get(name) != request[name]]
         if differing:
             asked = ", ".join(f"{name} {request[name]}" for name in differing)
             there = ", ".join(f"{name} {present.get(name)}" for name in differing)
             raise ValueError(f"out: {folder} holds a world with {there}; asked for {asked}. Choose another folder.")
-        return
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"out: {folder} is not empty and holds no manifest.json. Choose another folder.")
-    (folder / "scenes").mkdir(parents=True)
-    temporary = folder / ".manifest.json"
-    temporary.write_text(json.dumps(request, indent=2) + "\n", encoding="utf-8")
-    temporary.rename(manifest)
+    else:
+        _write_manifest(folder, request)
+    (folder / "scenes").mkdir(exist_ok=True)
+
+
+def _manifest(folder: Path) -> dict:
+    return json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+
+
+def _write_manifest(folder: Path, content: dict) -> None:
+    temporary = folder / f".{_MANIFEST}"
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(folder / _MANIFEST)
 
 
 def _make_scene(index: int, folder: Path, seed: int, size: int, split: Split) -> None:

@@ -5,11 +5,14 @@ A model that looks at the media must beat this, not the most frequent answer: fo
 answer is right in one case of eight where a guess is right in one of two. For each kind of question the best of a few
 blind predictors is taken, chosen by cross-validation on training questions, never on the ones it is measured on.
 
-`priors.json` beside this file is what `polyv evaluate` compares with. To fit it anew, on any training split:
+`priors.json` beside this file is what `polyv evaluate` compares with; "fitted_on" in it says how it came to be. To fit
+it anew:
 
-    save(fit(map(json.loads, open("data/train/questions.jsonl"))), "world/priors.json")
+    polyv world make --scenes 2500 --seed 0 --out data/train
+    python -m polyv.world.priors data/train --out world/priors.json
 """
 
+import argparse
 import json
 import math
 import re
@@ -17,6 +20,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
+
+from polyv.world.make import has_current_questions
 
 
 # Word pairs and words kept per kind of question: enough for its slots, and small enough to commit.
@@ -58,10 +63,17 @@ def fit(rows: Iterable[dict]) -> dict:
 def predict(prior: dict, row: dict) -> str:
     """The blind answer to one row of questions.jsonl; of its content only suite, template and question are read.
 
-    A kind of question that the prior never saw gets "", which is right for none.
+    Raises:
+        ValueError: the prior was fitted without this kind of question. To count it as answered wrong would make any
+            model look better than guessing.
     """
     counts = prior["kinds"].get(_kind(row))
-    return _METHODS[counts["method"]](counts, row["question"]) if counts else ""
+    if counts is None:
+        raise ValueError(
+            f"row: the prior knows no question of the kind {_kind(row)!r}; expected one of {', '.join(prior['kinds'])}. "
+            "Fit it anew with `python -m polyv.world.priors` on a training world that asks such questions."
+        )
+    return _METHODS[counts["method"]](counts, row["question"])
 
 
 def prior_accuracy(prior: dict, rows: Iterable[dict]) -> dict[str, float]:
@@ -189,3 +201,27 @@ _METHODS: dict[str, Callable[[Counts, str], str]] = {
     "bayes_options": _bayes_options,
     "bayes_unmentioned": _bayes_unmentioned,
 }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fit a prior on a training world, and store with it what it was fitted on.
+
+    Raises:
+        ValueError: the world's questions are not today's, or not training questions.
+    """
+    parser = argparse.ArgumentParser("python -m polyv.world.priors", description="Fit question-text priors.")
+    parser.add_argument("world", metavar="WORLD", type=Path, help="a training world that `polyv world make` wrote")
+    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="JSON file to write")
+    args = parser.parse_args(arguments)
+    if not has_current_questions(args.world):
+        raise ValueError(f"{args.world}: its questions are not today's; run `polyv world make` on it again.")
+    manifest = json.loads((args.world / "manifest.json").read_text(encoding="utf-8"))
+    with (args.world / "questions.jsonl").open(encoding="utf-8") as rows:
+        prior = fit(map(json.loads, rows))
+    command = f"python -m polyv.world.priors {args.world} --out {args.out}"
+    save({"fitted_on": {**manifest, "command": command}, **prior}, args.out)
+    print(f"{args.out}: {len(prior['kinds'])} kinds of questions, on {manifest['scenes']} scenes")
+
+
+if __name__ == "__main__":
+    main()

@@ -145,14 +145,15 @@ def will_hit(sight: Sight, _: np.random.Generator) -> list[Found]:
 
 
 def will_hit_it(sight: Sight, _: np.random.Generator) -> list[Found]:
-    """Whether a ball on a ramp will hit a given object: its first hit, or one that is never hit by anything."""
+    """Whether a ball on a ramp will hit a given object: its first hit, or one that is never hit by anything. What
+    stands in the way is most often a cylinder: answers are kept level for each shape apart."""
     found = []
     for ball, hits in _balls_on_ramps(sight):
         for thing in sight.clear_in("image"):
             if hits and thing is hits[0]:
-                found.append(Found({"name": ball.name, "target": thing.name}, "yes"))
+                found.append(Found({"name": ball.name, "target": thing.name}, "yes", given=thing.category))
             elif thing is not ball and all(thing not in (a, b) for a, b, _ in sight.related("hits")):
-                found.append(Found({"name": ball.name, "target": thing.name}, "no"))
+                found.append(Found({"name": ball.name, "target": thing.name}, "no", given=thing.category))
     return found
 
 
@@ -167,11 +168,11 @@ def _carried(sight: Sight) -> list[tuple[SceneObject, SceneObject]]:
 
 
 def _balls_on_ramps(sight: Sight) -> list[tuple[SceneObject, list[SceneObject]]]:
-    """Each ball on a ramp with what it hits, in order of time."""
+    """Each ball on a ramp with what it hits, in order of time; left out where a viewer might see it otherwise."""
     return [
-        (ball, [target for subject, target, _ in sight.related("hits") if subject is ball and target is not None])
+        (ball, hits)
         for ball, under in _carried(sight)
-        if ball.category == "ball" and under.category == "ramp"
+        if ball.category == "ball" and under.category == "ramp" and (hits := sight.hits_of(ball)) is not None
     ]
 
 

@@ -76,14 +76,15 @@ def turn(sight: Sight, _: np.random.Generator) -> list[Found]:
 
 
 def seen_in_view(sight: Sight, _: np.random.Generator) -> list[Found]:
-    """Whether an object of the scene shows in one of the views: clearly, or not at all."""
+    """Whether an object of the scene shows in one of the views: clearly, or not at all. A box seldom hides wholly, a
+    cone easily: answers are kept level for each shape apart."""
     cameras = sight.record.view_cameras
     found = []
     for thing in sight.clear_in("scene"):
         for number, (look, camera) in enumerate(zip(thing.in_views, cameras, strict=True)):
             if is_hidden(look) or is_clear(look, camera):
                 slots = {"name": thing.name, "ordinal": ORDINALS[number]}
-                found.append(Found(slots, "no" if is_hidden(look) else "yes"))
+                found.append(Found(slots, "no" if is_hidden(look) else "yes", given=thing.category))
     return found
 
 

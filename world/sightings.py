@@ -1,9 +1,9 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """What a viewer of each medium can tell: which objects are seen well enough, and the geometry between them.
 
-Questions are asked only where a careful viewer has no doubt. Two safeguards live here: an object is "clear" in a
-picture only when most of it shows and it is not tiny, and comparisons are answered only with a margin, never on a
-near tie. Metres, seconds, pixels and degrees; axes as in `polyv.world.records`.
+Questions are asked only where a careful viewer has no doubt. Three safeguards live here: an object is "clear" in a
+picture only when most of it shows and it is not tiny, comparisons are answered only with a margin, never on a near
+tie, and neither a hit too faint to see nor a pass that looks like one is asked about. Metres, seconds, pixels and degrees; axes as in `polyv.world.records`.
 """
 
 import math
@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from polyv.world.events import CLEAR_PASS, changes_height, hit_shows, least_gap
 from polyv.world.physics import FURNITURE
 from polyv.world.records import Appearance, Camera, SceneObject, SceneRecord
 
@@ -204,3 +205,38 @@ class Sight:
             if r.predicate == predicate and r.subject in self.by_id
         ]
         return sorted(found, key=lambda item: item[2])
+
+    def hits_of(self, mover: SceneObject) -> list[SceneObject] | None:
+        """What an object hits, in order of time; None where a viewer may be in doubt: one of its hits, given or
+        taken, does not show, or it passes or comes to rest so near to something else that it seems to hit it."""
+        hits = [(a, b, start) for a, b, start in self.related("hits") if b is not None and mover in (a, b)]
+        if not all(hit_shows(a, b, start, self.record.fps) for a, b, start in hits):
+            return None
+        met = {thing.id for a, b, _ in hits for thing in (a, b)} | {mover.id}
+        for subject, under, _ in self.related("on"):
+            if under is not None and mover in (subject, under):
+                met |= {subject.id, under.id}
+        others = (thing for thing in self.solids if thing.id not in met)
+        if any(least_gap(mover, other, self.record.fps) < CLEAR_PASS for other in others):
+            return None
+        return [b for a, b, _ in hits if a is mover]
+
+    @cached_property
+    def collides(self) -> bool | None:
+        """Whether the video shows a hit; None where a viewer may be in doubt."""
+        if any(b is not None and hit_shows(a, b, start, self.record.fps) for a, b, start in self.related("hits")):
+            return True
+        return None if any(self.hits_of(mover) is None for mover, _, _ in self.related("moves")) else False
+
+    def tips(self, thing: SceneObject) -> bool:
+        """Whether it goes down, or up, in another way than off something or down a ramp: who is struck may topple
+        where it stands, which some call a fall."""
+        known = any(thing is a for predicate in ("falls_from", "rolls_down") for a, _, _ in self.related(predicate))
+        return not known and changes_height(thing)
+
+    @cached_property
+    def falls(self) -> bool | None:
+        """Whether the video shows something fall off something; None where a viewer may be in doubt."""
+        if self.related("falls_from"):
+            return True
+        return None if any(self.tips(thing) for thing in self.solids) else False

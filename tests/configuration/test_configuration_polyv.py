@@ -92,7 +92,9 @@ def test_impossible_encodings_and_synergy_are_refused_by_name(arguments, named):
 
 def test_visual_tokens_are_as_wide_as_text_tokens_where_nothing_is_said():
     text = dict(tiny.TEXT)
-    assert PolyVConfig(text_config=text, synergy_token_id=None).vision_config.out_hidden_size == tiny.TEXT["hidden_size"]
+    assert (
+        PolyVConfig(text_config=text, synergy_token_id=None).vision_config.out_hidden_size == tiny.TEXT["hidden_size"]
+    )
     assert PolyVConfig().vision_config.out_hidden_size == PolyVConfig().text_config.hidden_size
 
 

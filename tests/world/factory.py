@@ -20,13 +20,14 @@ _MOTIONS = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1), "fo
 
 @dataclass(frozen=True)
 class Thing:
-    """An object to put into a record: at rest, or going straight by `step` metres a frame."""
+    """An object to put into a record: at rest, or going straight by `step` metres a frame up to frame `until`."""
 
     colour: str
     category: str
     position: tuple[float, float, float]
     side: float = 0.4
     step: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    until: int = FRAMES
     visible: float = 1.0
     size: str = "large"
 
@@ -83,7 +84,8 @@ def record(
     views = [camera((4 * np.sin(a), -4 * np.cos(a), 2.5)) for a in np.linspace(0, 2 * np.pi, 6, endpoint=False)]
     objects = []
     for number, thing in enumerate(things):
-        track = [tuple(float(v) for v in np.add(thing.position, np.multiply(thing.step, i))) for i in range(FRAMES)]
+        gone = [np.multiply(thing.step, min(i, thing.until)) for i in range(FRAMES)]
+        track = [tuple(float(v) for v in np.add(thing.position, step)) for step in gone]
 
         def show(view: Camera, at=thing.position, thing: Thing = thing) -> Appearance:
             return appearance(at, thing.side, view, thing.visible)
@@ -163,6 +165,9 @@ def random_record(index: int, split: str = "train") -> SceneRecord:
         relations += (_event("rolls_down", f"object_{len(things) - 1}", 0.1),)
     if event == "hits" or (event == "rolls" and rng.random() < 0.5):
         relations += (_event("hits", "object_1", 1.0),)
+        way = np.subtract(things[1].position, things[0].position)[:2]
+        x, y = way * (1 - things[1].side / np.linalg.norm(way)) / FPS  # touches it after a second, and stays there
+        things[0] = replace(things[0], step=(x, y, 0.0), until=int(FPS))
     return record(things, relations, index, motion, split=split)
 
 

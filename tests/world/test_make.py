@@ -4,6 +4,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from polyv.world import make
-from polyv.world.make import load_records, make_world
+from polyv.world import conversations, make
+from polyv.world.conversations import FILES, QUESTIONS_VERSION
+from polyv.world.make import has_current_questions, load_records, make_world
 
 
 REQUEST = {"scenes": 4, "seed": 5, "size": 32, "split": "validation"}
@@ -34,7 +36,11 @@ def world(tmp_path_factory) -> Path:
 
 
 def test_folder_holds_what_was_asked_for(world):
-    assert json.loads((world / "manifest.json").read_text()) == {**REQUEST, "version": 1}
+    assert json.loads((world / "manifest.json").read_text()) == {
+        **REQUEST,
+        "version": make.VERSION,
+        "questions": QUESTIONS_VERSION,
+    }
     records = load_records(world)
     assert [record.scene_id for record in records] == ["000000", "000001", "000002", "000003"]
     for record in records:
@@ -92,6 +98,67 @@ def test_finished_world_is_left_alone(world, monkeypatch):
     monkeypatch.setattr(make, "write_scene", lambda *arguments: pytest.fail("a scene was made again"))
     make_world(world, **REQUEST, workers=1, progress=False)
     assert digests(world) == before
+
+
+def test_other_questions_are_written_anew_and_scenes_kept(world, tmp_path, monkeypatch):
+    out = tmp_path / "stale"
+    shutil.copytree(world, out)
+    assert has_current_questions(out)
+    monkeypatch.setattr(conversations, "QUESTIONS_VERSION", QUESTIONS_VERSION + 1)
+    assert not has_current_questions(out)
+    for name in FILES:
+        (out / name).write_text("yesterday's\n")
+    monkeypatch.setattr(make, "write_scene", lambda *arguments: pytest.fail("a scene was made again"))
+    make_world(out, **REQUEST, workers=1, progress=False)
+    assert has_current_questions(out)
+    assert json.loads((out / "manifest.json").read_text())["questions"] == QUESTIONS_VERSION + 1
+    written, expected = digests(out), digests(world)
+    assert {name for name in expected if written[name] != expected[name]} == {"manifest.json"}
+
+
+def test_worlds_of_before_there_were_versions_of_questions_are_stale(world, tmp_path):
+    assert not has_current_questions(tmp_path / "nowhere")
+    out = tmp_path / "old"
+    shutil.copytree(world, out)
+    (out / "manifest.json").write_text(json.dumps({**REQUEST, "version": make.VERSION}))
+    assert not has_current_questions(out)
+    make_world(out, **REQUEST, workers=1, progress=False)
+    assert digests(out) == digests(world)
+
+
+def test_a_lost_file_is_written_again(world, tmp_path):
+    out = tmp_path / "lost"
+    shutil.copytree(world, out)
+    (out / "general.jsonl").unlink()
+    assert not has_current_questions(out)
+    make_world(out, **REQUEST, workers=1, progress=False)
+    assert digests(out) == digests(world)
+
+
+def test_two_at_once_in_one_folder_are_refused(tmp_path):
+    """The second leaves the first one's half scenes alone, and says who is at work."""
+    out = tmp_path / "busy"
+    program = f"from polyv.world.make import make_world\nmake_world({str(out)!r}, **{REQUEST!r}, workers=1)"
+    first = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("scenes/.0*")) and time.monotonic() < deadline:
+        assert first.poll() is None
+        time.sleep(0.005)
+    first.send_signal(signal.SIGSTOP)
+    at_work = set((out / "scenes").iterdir())
+    try:
+        with pytest.raises(BlockingIOError, match=rf"busy is in use by another .*process {first.pid}\)"):
+            make_world(out, **REQUEST, workers=1, progress=False)
+        assert set((out / "scenes").iterdir()) == at_work
+    finally:
+        first.send_signal(signal.SIGCONT)
+    assert first.wait(120) == 0 and len(load_records(out)) == REQUEST["scenes"]
+    assert (out / ".lock").read_text() == ""
+
+
+def test_without_affinity_all_cores_are_taken(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # macOS has none
+    assert make._cores() == os.cpu_count()
 
 
 @pytest.mark.parametrize("change", [{"seed": 6}, {"size": 34}, {"scenes": 5}, {"split": "test"}])

@@ -1,12 +1,15 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from polyv.world import priors
-from polyv.world.conversations import write_jsonl
+from polyv.world.conversations import QUESTIONS_VERSION, write_jsonl
+from polyv.world.make import VERSION
+from polyv.world.questions import SUITES
 from tests.world.factory import COLOURS, random_record
 
 
@@ -72,8 +75,9 @@ def test_unseen_words_and_kinds(world_rows):
     prior = priors.fit(world_rows)
     row = {**world_rows[0], "question": "Zzz qqq?"}
     assert priors.predict(prior, row) in {other["answer"] for other in world_rows}
-    assert priors.predict(prior, {**row, "template": "never seen"}) == ""
     assert priors.predict(prior, {**row, "question": ""}) != ""
+    with pytest.raises(ValueError, match=r"no question of the kind '\w+/never seen'; expected one of .*python -m"):
+        priors.predict(prior, {**row, "template": "never seen"})
 
 
 def test_only_suite_template_and_question_are_read(world_rows):
@@ -94,6 +98,32 @@ def test_saved_and_loaded_it_predicts_the_same_and_is_small(world_rows, tmp_path
 
 def test_fitting_is_deterministic(world_rows):
     assert json.dumps(priors.fit(world_rows)) == json.dumps(priors.fit(world_rows))
+
+
+def test_command_stores_what_it_was_fitted_on(tmp_path, monkeypatch, capsys):
+    records = [random_record(index) for index in range(20)]
+    write_jsonl(tmp_path, records)
+    manifest = {"scenes": 20, "seed": 0, "size": 112, "split": "train", "version": VERSION}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"its questions are not today's; run `polyv world make`"):
+        priors.main([str(tmp_path), "--out", str(tmp_path / "prior.json")])
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "questions": QUESTIONS_VERSION}))
+    monkeypatch.chdir(tmp_path)
+    priors.main([".", "--out", "prior.json"])
+    command = "python -m polyv.world.priors . --out prior.json"
+    fitted_on = {**manifest, "questions": QUESTIONS_VERSION, "command": command}
+    rows = [json.loads(line) for line in (tmp_path / "questions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert priors.load("prior.json") == {"fitted_on": fitted_on, **json.loads(json.dumps(priors.fit(rows)))}
+    assert "on 20 scenes" in capsys.readouterr().out
+
+
+def test_committed_prior_is_of_todays_training_questions():
+    """Fails where someone raised a version and did not fit the prior anew."""
+    prior = priors.load(Path(priors.__file__).with_name("priors.json"))
+    of = {name: prior["fitted_on"][name] for name in ("split", "version", "questions")}
+    assert of == {"split": "train", "version": VERSION, "questions": QUESTIONS_VERSION}
+    asked = {f"{suite}/{template.name}" for suite, templates in SUITES.items() for template in templates}
+    assert set(prior["kinds"]) == asked
 
 
 def test_test_questions_are_refused():

@@ -4,8 +4,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
+from polyv.world import show
 from polyv.world.conversations import write_jsonl
 from polyv.world.show import contact_sheet
 from tests.world.factory import FPS, FRAMES, random_record
@@ -38,6 +41,45 @@ def test_draws_as_many_scenes_as_asked(folder, tmp_path):
     one = Image.open(contact_sheet(folder, tmp_path / "new" / "one.png", 1))
     two = Image.open(contact_sheet(folder, tmp_path / "two.png", ["000002", "000000"]))
     assert two.size == (one.width, 2 * one.height)
+
+
+def test_picks_scenes_with_motion_and_without():
+    there = [f"{number:06d}" for number in range(10)]
+    moving = {"000001", "000002", "000006"}
+    picked = show._pick(there, 4, moving)
+    assert len(set(picked)) == 4 and picked == sorted(picked) and len(moving.intersection(picked)) == 2
+    assert set(show._pick(there, 1, moving)) <= moving
+    assert moving <= set(show._pick(there, 9, moving)) and len(show._pick(there, 9, moving)) == 9
+    assert show._pick(there, 99, moving) == show._pick(there, 10, set()) == there
+    assert len(show._pick(there, 4, set(there))) == 4
+
+
+def test_what_moves_is_known_by_its_questions(folder):
+    questions = show._by_scene(folder / "questions.jsonl")
+    moved = {r.scene_id for r in map(random_record, range(3)) if any(x.predicate == "moves" for x in r.relations)}
+    assert {scene for scene, rows in questions.items() if show._shows_motion(rows)} <= moved
+
+
+def test_answer_stands_right_behind_its_question_and_all_inside():
+    figure = Figure(figsize=(6.55, 3.75))
+    FigureCanvasAgg(figure)
+    asked = ["Will it fall?", "You stand here " + "and look there " * 8 + "and what do you see?"]
+    rows = [{"suite": "s", "question": q, "answer": "cylinder", "messages": [{"content": []}]} for q in asked]
+    show._write_questions(figure, rows)
+    lines = [(text.get_text(), text.get_window_extent()) for text in figure.texts]
+    answers = [place for words, place in lines if words == "cylinder"]
+    ends = [place for words, place in lines if words.endswith("?")]
+    for end, answer in zip(ends, answers, strict=True):
+        assert 0 < answer.x0 - end.x1 < 20 and abs(answer.y0 - end.y0) < 4
+    assert max(place.x1 for _, place in lines) < figure.bbox.x1
+
+
+def test_as_many_questions_as_there_is_room_for(folder):
+    for rows in show._by_scene(folder / "questions.jsonl").values():
+        chosen = show._choose(rows, 0)
+        assert sum(len(show._wrap(row)) for row in chosen) <= show._LINES
+        assert {row["suite"] for row in chosen} == {row["suite"] for row in rows}
+        assert len({row["id"] for row in chosen}) == len(chosen) > 10
 
 
 def test_more_scenes_than_there_are_means_all(folder, tmp_path):
