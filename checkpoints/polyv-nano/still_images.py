@@ -1,0 +1,199 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""Still images of every kind, from whatever holds them, as upright RGB pictures of a bounded size."""
+
+import base64
+import io
+import os
+import urllib.request
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+
+MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
+"""Pixels above which a picture is refused: PIL's own limit against decompression bombs (about 89 million)."""
+
+
+def open_image(
+    source: str | os.PathLike | bytes, max_pixels: int = MAX_IMAGE_PIXELS, name: str | None = None
+) -> Image.Image:
+    """Open and decode a picture, its format told by its content, after checking how large it says it is.
+
+    `name` stands for bytes in messages.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no picture, is cut short, or has more than `max_pixels` pixels.
+    """
+    name = name or ("an image given as bytes" if isinstance(source, bytes) else str(source))
+    try:
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{name}: not a picture that PIL can read, whatever its name says. Expected PNG, JPEG, WebP, …"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name}: {error} Resize it first.") from error
+    try:
+        check_pixels(image.width, image.height, max_pixels, name)
+    except ValueError:
+        image.close()
+        raise
+    try:
+        image.load()
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{name}: the picture is damaged or cut short ({error}).") from error
+    return image
+
+
+def check_pixels(width: int, height: int, max_pixels: int, name: str) -> None:
+    """Refuse what holds more than `max_pixels`, or nothing."""
+    if width * height > max_pixels:
+        raise ValueError(
+            f"{name}: {width}x{height} pixels are more than max_image_pixels={max_pixels}. "
+            "Resize it first, or raise the limit if you trust the file."
+        )
+    if width * height == 0:
+        raise ValueError(f"{name}: {width}x{height} pixels: it is empty.")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn any PIL mode into RGB: transparency put over white, 16 bits and floats scaled to 8 bits.
+
+    16-bit grey (I;16 and I) is read over 0..65535, float (F) over 0..1 where its values fit there, else 0..255.
+    """
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if image.mode.startswith("I") else (1.0 if np.nanmax(values) <= 1 else 255.0)
+        grey = np.nan_to_num(values / top).clip(0, 1) * 255
+        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_image(
+    source: str | os.PathLike | bytes, max_pixels: int = MAX_IMAGE_PIXELS, name: str | None = None
+) -> Image.Image:
+    """`open_image`, turned upright as its EXIF mark says, then `to_rgb`."""
+    return to_rgb(ImageOps.exif_transpose(open_image(source, max_pixels, name)))
+
+
+def load_image(image: Any, max_pixels: int = MAX_IMAGE_PIXELS, rescale: bool = True) -> Any:
+    """An image from whatever a caller gives: a path, bytes, an http(s) or data: URL, base64, PIL, an array.
+
+    The size is checked before anything is decoded or converted.
+
+    Args:
+        rescale: the image processor will divide by 255; see `to_eight_bits`.
+
+    Returns:
+        RGB, as a PIL picture; arrays that Qwen2.5-VL's image processor reads rightly itself come back as they are.
+
+    Raises:
+        FileNotFoundError: a string is no file, no URL and no picture in base64.
+        OSError: the URL cannot be fetched.
+        ValueError: as `open_image` and `to_eight_bits` say.
+        TypeError: it is none of these.
+    """
+    if isinstance(image, (bytes, os.PathLike)) or (isinstance(image, str) and os.path.isfile(image)):
+        return read_image(image, max_pixels)
+    if isinstance(image, str):
+        return read_image(_fetch(image), max_pixels, f"image {_short(image)}")
+    if isinstance(image, Image.Image):
+        check_pixels(*image.size, max_pixels, "image")
+        return to_rgb(ImageOps.exif_transpose(image))
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        pixels = to_eight_bits(image, max_pixels, rescale)
+        return image if pixels is image else Image.fromarray(pixels)
+    raise TypeError(f"image: got {type(image).__name__}, expected a path, bytes, a URL, a PIL picture or an array.")
+
+
+def to_eight_bits(pixels: Any, max_pixels: int, rescale: bool = True, name: str = "image") -> Any:
+    """Bring an array of pixels to uint8 `[..., H, W, 3]`.
+
+    Args:
+        pixels: NumPy or torch `[..., H, W, C]` or `[..., C, H, W]` with 1, 3 or 4 channels (grey, RGB, RGBA), or
+            `[H, W]`. Booleans are black and white, uint16 lies over 0..65535, other integers over 0..255. Floats lie
+            over 0..1 where all of them fit there, else over 0..255.
+        rescale: False leaves floats as they are: they are meant for a processor with `do_rescale=False`.
+
+    Returns:
+        `pixels` itself where it is uint8 of three channels, or floats of three channels over 0..255.
+
+    Raises:
+        ValueError: another shape, no pixels, more than `max_pixels`, or values outside the range.
+    """
+    shape = tuple(pixels.shape) if pixels.ndim != 2 else (*pixels.shape, 1)
+    last = len(shape) >= 3 and shape[-1] in (1, 3, 4)
+    if not last and not (len(shape) >= 3 and shape[-3] in (1, 3, 4)):
+        raise ValueError(
+            f"{name}: got an array of shape {list(pixels.shape)}, expected [H, W], [H, W, C] or [C, H, W] with C of 1, 3 "
+            "or 4 (frames of a video: [T, H, W, C] or [T, C, H, W])."
+        )
+    height, width, channels = shape[-3:] if last else (*shape[-2:], shape[-3])
+    check_pixels(width, height, max_pixels, name)
+    floating = pixels.is_floating_point() if isinstance(pixels, torch.Tensor) else pixels.dtype.kind == "f"
+    if (channels == 3 and pixels.dtype in (np.uint8, torch.uint8)) or (floating and not rescale):
+        return pixels
+    if isinstance(pixels, torch.Tensor):
+        values = (pixels.float() if floating else pixels).detach().cpu().numpy()
+    else:
+        values = pixels
+    top = _top(values, name)
+    if channels == 3 and floating and top == 255:
+        return pixels
+    values = values.reshape(shape) if last else np.moveaxis(values, -3, -1)
+    values = values if values.dtype == np.uint8 else np.rint(values * (255 / top)).astype(np.uint8)
+    if channels == 4:
+        frames = values.reshape(-1, height, width, 4)
+        return np.stack([np.asarray(to_rgb(Image.fromarray(frame))) for frame in frames]).reshape(
+            *values.shape[:-1], 3
+        )
+    return np.repeat(values, 3, axis=-1) if channels == 1 else np.ascontiguousarray(values)
+
+
+def _top(values: np.ndarray, name: str) -> float:
+    """The value that stands for white."""
+    if values.dtype == bool:
+        return 1
+    if values.dtype == np.uint16:
+        return 65535
+    if values.dtype.kind not in "iuf":
+        raise ValueError(f"{name}: got an array of {values.dtype}, expected numbers: uint8, or floats over 0..1.")
+    low, high = float(values.min()), float(values.max())
+    if not 0 <= low <= high <= 255:  # also where one of them is NaN
+        raise ValueError(
+            f"{name}: got {values.dtype} values from {low:g} to {high:g}, expected 0..255 (or floats over 0..1). "
+            "Undo a normalisation, or scale them."
+        )
+    return 1 if values.dtype.kind == "f" and high <= 1 else 255
+
+
+def _fetch(address: str) -> bytes:
+    """What an http(s) or data: URL, or a bare base64 string, holds."""
+    if address.startswith(("http://", "https://", "data:")):
+        request = urllib.request.Request(address, headers={"User-Agent": "polyv"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return response.read()
+        except OSError as error:
+            raise OSError(f"image {_short(address)}: it cannot be fetched ({error}).") from error
+        except ValueError as error:
+            raise ValueError(f"image {_short(address)}: not a URL that holds a picture ({error}).") from error
+    try:
+        content = base64.b64decode("".join(address.split()), validate=True)
+        Image.open(io.BytesIO(content)).close()  # many a file name is also valid base64
+    except (ValueError, UnidentifiedImageError):
+        raise FileNotFoundError(f"image {_short(address)}: no such file, nor a picture in base64.") from None
+    return content
+
+
+def _short(address: str) -> str:
+    return address if len(address) <= 200 else f"{address[:60]}…"
