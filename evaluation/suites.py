@@ -7,19 +7,10 @@ from collections import defaultdict
 from itertools import zip_longest
 from pathlib import Path
 
+from polyv.world.questions import SUITES as TEMPLATES
 
-SUITES = (
-    "general_image",
-    "spatial_image",
-    "multi_image",
-    "spatial_video",
-    "cross_video",
-    "general_video",
-    "scene_qa",
-    "situated_qa",
-    "embodied_qa",
-    "temporal_image",
-)
+
+SUITES = tuple(TEMPLATES)
 """The suites, in the order of the paper's benchmarks that they mirror."""
 
 
