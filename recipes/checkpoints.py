@@ -54,3 +54,8 @@ def find_fault(checkpoint: str, with_optimizer: bool = True, sharded: bool = Fal
     if with_optimizer and not zipfile.is_zipfile(folder / "optimizer.pt"):
         return "optimizer.pt: missing or cut short"
     return None
+
+
+def steps_of(checkpoint: str) -> int:
+    """After how many optimizer steps a checkpoint was saved."""
+    return TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json")).global_step

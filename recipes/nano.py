@@ -3,7 +3,7 @@
 
 ```bash
 python -m polyv.recipes.nano --texts data/train/captions.jsonl data/train/suites.jsonl --out runs/nano-start
-polyv train pretrain --config recipes/polyv-nano/pretrain-captions.yaml --config_name runs/nano-start
+python -m polyv.recipes.vision --config recipes/polyv-nano/vision.yaml
 ```
 
 The tokenizer is learned from the conversations in `--texts`; nothing here is random, and no weights are written.

@@ -2,13 +2,17 @@
 """Train on conversations with images, videos and scenes.
 
 ```bash
-# The dense backbone, from scratch: a folder with config, tokenizer and processor is enough.
+# The dense backbone, from scratch: its config, tokenizer and processor, then its vision tower, then its language model.
 python -m polyv.recipes.nano --texts data/train/captions.jsonl data/train/suites.jsonl --out runs/nano-start
+python -m polyv.recipes.vision --config recipes/polyv-nano/vision.yaml
 polyv train pretrain --config recipes/polyv-nano/pretrain-captions.yaml
 polyv train pretrain --config recipes/polyv-nano/pretrain.yaml
 
 # PolyV, upcycled from it.
 polyv train pretrain --config recipes/polyv-nano/tune.yaml
+
+# On several GPUs, or several CPU cores (a process each).
+torchrun --nproc_per_node 2 -m polyv.recipes.pretrain --config recipes/polyv-nano/tune.yaml
 
 # Your own data, starting from any PolyV or Qwen2.5-VL checkpoint. Arguments override the YAML file.
 polyv train pretrain --model_name_or_path Qwen/Qwen2.5-VL-3B-Instruct --upcycle --dataset my.jsonl --output_dir out
@@ -46,6 +50,9 @@ class ModelArguments:
         default=None, metadata={"help": "Folder with config and processor to train from scratch, in place of weights."}
     )
     upcycle: bool = field(default=False, metadata={"help": "Turn a dense Qwen2.5-VL checkpoint into a PolyV."})
+    freeze_vision: bool = field(
+        default=False, metadata={"help": "Keep the vision encoder's weights; its projection (the merger) still trains."}
+    )
 
     def __post_init__(self):
         if (self.model_name_or_path is None) == (self.config_name is None):
@@ -81,9 +88,15 @@ def load_model(arguments: ModelArguments, training: SFTConfig) -> PreTrainedMode
     kwargs = {"dtype": torch.float32, **(training.model_init_kwargs or {})}
     if arguments.config_name is not None:
         config = AutoConfig.from_pretrained(arguments.config_name)
-        return AutoModelForImageTextToText.from_config(config, **kwargs)
-    loader = PolyVForConditionalGeneration if arguments.upcycle else AutoModelForImageTextToText
-    return loader.from_pretrained(arguments.model_name_or_path, **kwargs)
+        model = AutoModelForImageTextToText.from_config(config, **kwargs)
+    else:
+        loader = PolyVForConditionalGeneration if arguments.upcycle else AutoModelForImageTextToText
+        model = loader.from_pretrained(arguments.model_name_or_path, **kwargs)
+    if arguments.freeze_vision:
+        visual = model.get_encoder(modality="image")
+        visual.requires_grad_(False)
+        visual.merger.requires_grad_(True)
+    return model
 
 
 def main(argv: list[str] | None = None) -> None:

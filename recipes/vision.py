@@ -1,0 +1,273 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""polyv-nano-backbone's first phase: its vision tower learns to find objects, before any word is read or written.
+
+```bash
+python -m polyv.recipes.vision --config recipes/polyv-nano/vision.yaml
+```
+
+What a caption says of an object (shape, colour, size, place in the picture) is asked here of every visual token that
+the object covers, by linear heads that are thrown away afterwards. A caption tells all this through a language model
+that cannot read yet; told directly, a tower of this size needs minutes. Never depth, distance or motion.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    EvalPrediction,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from trl import TrlParser
+
+from polyv.hub.checkpoints import check_name
+from polyv.processing.processing_polyv import PolyVProcessor
+from polyv.recipes.checkpoints import last_complete, steps_of
+from polyv.recipes.collator import IGNORED
+from polyv.recipes.trainer import keep_scene_settings
+from polyv.world.make import load_records
+from polyv.world.physics import FURNITURE
+from polyv.world.records import Appearance, SceneObject, SceneRecord
+from polyv.world.scenes import COLOURS, SHAPES
+
+
+NOTHING = "nothing"
+CLASSES: dict[str, tuple[str, ...]] = {
+    "shape": (NOTHING, *SHAPES, *FURNITURE),
+    "colour": COLOURS,
+    "size": ("small", "large"),
+    "centre": ("no", "yes"),
+}
+# Of an object's silhouette, how much must show for its shape to be asked; below, its tokens are left out.
+CLEAR = 0.5
+# Of a token's cell, how much an object's box must cover to be what the token shows.
+COVERED = 0.5
+
+
+@dataclass
+class Seen:
+    """An object in a picture: box [4] as fractions of the picture's width and height, and an index of each class."""
+
+    box: tuple[float, float, float, float]
+    shape: int
+    colour: int
+    size: int
+    clear: bool
+
+
+def seen_in(objects: Sequence[SceneObject], looks: Sequence[Appearance], width: int, height: int) -> list[Seen]:
+    """What of `objects` shows in one picture, in which they look like `looks`."""
+    found = []
+    for thing, look in zip(objects, looks, strict=True):
+        if look.box is None:
+            continue
+        x0, y0, x1, y1 = look.box
+        size, colour = thing.attributes.get("size"), thing.attributes["colour"]
+        found.append(
+            Seen(
+                (x0 / width, y0 / height, x1 / width, y1 / height),
+                CLASSES["shape"].index(thing.category),
+                COLOURS.index(colour) if colour in COLOURS else IGNORED,
+                CLASSES["size"].index(size) if size else IGNORED,
+                look.visible >= CLEAR,
+            )
+        )
+    return found
+
+
+def label_tokens(seen: Sequence[Seen], rows: int, columns: int) -> dict[str, torch.Tensor]:
+    """What each of `rows`×`columns` visual tokens of a picture shows.
+
+    A token shows the object whose box's middle lies in its cell, else one whose box covers half of the cell; of
+    several the smallest, as it stands in front or would be lost.
+
+    Returns:
+        "shape", "colour", "size", "centre": class indices [rows * columns], -100 where there is nothing to ask.
+        "box": [rows * columns, 4], from the middle of the cell to the box's left, top, right and bottom, in cells;
+        NaN where the token shows nothing.
+    """
+    labels = {name: torch.full((rows, columns), IGNORED) for name in CLASSES}
+    labels["shape"][:] = labels["centre"][:] = 0
+    box = torch.full((rows, columns, 4), torch.nan)
+    y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(columns) + 0.5, indexing="ij")
+
+    def area(thing: Seen) -> float:
+        return (thing.box[2] - thing.box[0]) * (thing.box[3] - thing.box[1])
+
+    # From large to small, boxes before middles: later ones overwrite earlier ones.
+    in_order = sorted(seen, key=area, reverse=True)
+    for step in ("box", "middle"):
+        for thing in in_order:
+            x0, y0, x1, y1 = (edge * side for edge, side in zip(thing.box, (columns, rows) * 2, strict=True))
+            if step == "box":
+                wide = (torch.clamp(x + 0.5, max=x1) - torch.clamp(x - 0.5, min=x0)).clamp(min=0)
+                high = (torch.clamp(y + 0.5, max=y1) - torch.clamp(y - 0.5, min=y0)).clamp(min=0)
+                cells = wide * high >= COVERED
+            else:
+                cells = torch.zeros(rows, columns, dtype=torch.bool)
+                cells[min(int((y0 + y1) / 2), rows - 1), min(int((x0 + x1) / 2), columns - 1)] = True
+                labels["centre"][cells] = 1 if thing.clear else IGNORED
+            for name in ("shape", "colour", "size"):
+                labels[name][cells] = getattr(thing, name) if thing.clear else IGNORED
+            box[cells] = torch.stack([x - x0, y - y0, x1 - x, y1 - y], -1)[cells]
+    return {**{name: label.flatten() for name, label in labels.items()}, "box": box.flatten(0, 1)}
+
+
+class Pictures(torch.utils.data.Dataset):
+    """All still pictures of a world: each scene's image, the one from the moved camera, and its views."""
+
+    def __init__(self, world: str | Path, records: Sequence[SceneRecord]):
+        self.shots: list[tuple[Path, list[Seen]]] = []
+        for record in records:
+            media, things = record.media, record.objects
+            shots = [
+                (media.image, record.image_camera, [thing.in_image for thing in things]),
+                (media.moved, record.moved_camera, [thing.in_moved for thing in things]),
+            ]
+            for view, camera in enumerate(record.view_cameras):
+                looks = [thing.in_views[view] for thing in things]
+                shots.append((f"{media.scene}/color/{view}.png", camera, looks))
+            for path, camera, looks in shots:
+                self.shots.append((Path(world) / path, seen_in(things, looks, camera.width, camera.height)))
+
+    def __len__(self) -> int:
+        return len(self.shots)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path, seen = self.shots[index]
+        with Image.open(path) as picture:
+            return {"index": index, "picture": picture.convert("RGB"), "seen": seen}
+
+
+class PictureCollator:
+    """Batches pictures at one of several sizes, half of them mirrored.
+
+    Both are drawn by which pictures meet in the batch: a run that was resumed draws as one that never stopped.
+    """
+
+    def __init__(self, processor: Qwen2VLImageProcessor, sides: Sequence[int], augment: bool = True):
+        self.processor, self.sides, self.augment = processor, sides, augment
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        draw = random.Random(str([row["index"] for row in rows]))
+        side = draw.choice(self.sides) if self.augment else self.sides[0]
+        pictures, labels = [], []
+        cells = side // (self.processor.patch_size * self.processor.merge_size)
+        for row in rows:
+            picture, seen = row["picture"], row["seen"]
+            if self.augment and draw.random() < 0.5:
+                picture = ImageOps.mirror(picture)
+                seen = [Seen((1 - s.box[2], s.box[1], 1 - s.box[0], s.box[3]), *_classes(s)) for s in seen]
+            pictures.append(picture.resize((side, side), Image.Resampling.BICUBIC))
+            labels.append(label_tokens(seen, cells, cells))
+        pixels = self.processor(pictures, do_resize=False, return_tensors="pt")
+        return {
+            "pixel_values": pixels["pixel_values"],
+            "image_grid_thw": pixels["image_grid_thw"],
+            **{name: torch.cat([label[name] for label in labels]) for name in labels[0]},
+        }
+
+
+def _classes(seen: Seen) -> tuple[int, int, int, bool]:
+    return seen.shape, seen.colour, seen.size, seen.clear
+
+
+class TokenReader(nn.Module):
+    """A Qwen2.5-VL vision tower with a linear head for each thing that its output tokens are asked."""
+
+    def __init__(self, visual: nn.Module, width: int):
+        super().__init__()
+        self.visual = visual
+        self.heads = nn.ModuleDict({name: nn.Linear(width, len(words)) for name, words in CLASSES.items()})
+        self.box = nn.Linear(width, 4)
+
+    def forward(self, pixel_values, image_grid_thw, shape, colour, size, centre, box) -> dict[str, torch.Tensor]:
+        """Loss (a sum over what is asked), and the logits of each head, [tokens of all pictures, classes]."""
+        states = self.visual(pixel_values, grid_thw=image_grid_thw).pooler_output
+        logits = {name: head(states).float() for name, head in self.heads.items()}
+        labels = {"shape": shape, "colour": colour, "size": size, "centre": centre}
+        loss = sum(nn.functional.cross_entropy(logits[name], labels[name], ignore_index=IGNORED) for name in logits)
+        shown = ~box.isnan().any(-1)
+        loss = loss + nn.functional.smooth_l1_loss(self.box(states).float()[shown], box[shown])
+        return {"loss": loss, **logits}
+
+
+def accuracies(predicted: EvalPrediction) -> dict[str, float]:
+    """Accuracy of each head where it is asked; of shapes, over tokens that show an object."""
+    found = {}
+    for name, logits, labels in zip(CLASSES, predicted.predictions, predicted.label_ids, strict=True):
+        asked = labels > 0 if name == "shape" else labels != IGNORED
+        found[name] = float(np.mean(logits.argmax(-1)[asked] == labels[asked]))
+    return found
+
+
+@dataclass
+class VisionArguments:
+    """What to train on, and what to start from."""
+
+    world: str = field(metadata={"help": "Folder that `polyv world make` wrote."})
+    config_name: str = field(metadata={"help": "Folder with config, tokenizer and processor (polyv.recipes.nano)."})
+    sides: list[int] = field(
+        default_factory=lambda: [112, 80, 64], metadata={"help": "Sides of the pictures in pixels, drawn per batch."}
+    )
+    held_out: int = field(default=40, metadata={"help": "Scenes kept from training, to measure on."})
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command; `argv` defaults to the process's own arguments."""
+    parser = TrlParser((VisionArguments, TrainingArguments), prog="python -m polyv.recipes.vision")
+    arguments, training = parser.parse_args_and_config(argv)
+    if training.max_steps < 1:
+        raise ValueError(f"max_steps: got {training.max_steps}, expected 1 or more.")
+    check_name("config_name", arguments.config_name)
+    records = load_records(arguments.world)
+    if records[0].split == "test":
+        raise ValueError(f"world: {arguments.world} is of the test split. Make one of the train split to train on.")
+    if not 0 < arguments.held_out < len(records):
+        raise ValueError(
+            f"held_out: got {arguments.held_out} of the {len(records)} scenes of {arguments.world}; expected some, not all."
+        )
+    set_seed(training.seed)
+    config = AutoConfig.from_pretrained(arguments.config_name)
+    processor = AutoProcessor.from_pretrained(arguments.config_name)
+    # Eager: for the few tokens of a small picture it is faster than sdpa on a CPU.
+    model = Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation="eager")
+    training.remove_unused_columns, training.label_names = False, list(CLASSES)
+    trainer = Trainer(
+        TokenReader(model.model.visual, config.vision_config.out_hidden_size),
+        training,
+        data_collator=PictureCollator(processor.image_processor, arguments.sides),
+        train_dataset=Pictures(arguments.world, records[arguments.held_out :]),
+        compute_metrics=accuracies,
+    )
+    checkpoint = last_complete(training.output_dir)
+    if checkpoint is not None and steps_of(checkpoint) >= training.max_steps:
+        trainer._load_from_checkpoint(checkpoint)  # to train on would take one step more
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.data_collator = PictureCollator(processor.image_processor, arguments.sides, augment=False)
+    measured = trainer.evaluate(Pictures(arguments.world, records[: arguments.held_out]))
+    if trainer.is_world_process_zero():
+        trainer.save_metrics("eval", measured, combined=False)
+        print(", ".join(f"{name} {measured[f'eval_{name}']:.3f}" for name in CLASSES))
+        model.save_pretrained(training.output_dir)
+        processor.save_pretrained(training.output_dir)
+        keep_scene_settings(
+            training.output_dir, PolyVProcessor.from_pretrained(arguments.config_name, add_synergy=False).scenes_kwargs
+        )
+
+
+if __name__ == "__main__":
+    main()
