@@ -1,14 +1,16 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """`polyv evaluate`: ask a model the questions of unseen scenes, suite by suite, and compare with guessing."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
 
 from tqdm import tqdm
+from transformers import PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
-from polyv.ask import answer, load
+from polyv.ask import answer, answer_one, load, media_of
 from polyv.evaluation.metrics import ExactMatch
 from polyv.evaluation.suites import parse_suites, select_questions
 from polyv.world import priors
@@ -27,6 +29,9 @@ def run(
 ) -> dict:
     """Measure `model` on `n` test questions of each of `suites`, print a table and write it to `out` as JSON.
 
+    May be interrupted: each batch's answers go to a file beside `out`, `out`.partial.jsonl, and the same call, at any
+    batch size, asks only the rest. Answers to another request, or of a checkpoint that has changed, are thrown away.
+
     Args:
         model: folder or Hub name of any model that AutoModelForImageTextToText loads.
         suites: "all", or names separated by commas.
@@ -44,7 +49,7 @@ def run(
     Raises:
         ValueError: an unknown suite; `n` or `batch_size` below 1; an `out` that cannot be written; a world that holds
             training scenes, or too few questions, or another seed, or that another version made; a kind of question
-            that the prior does not know.
+            that the prior does not know; a medium that the model cannot take.
     """
     names = parse_suites(suites)
     for argument, number in (("n", n), ("batch_size", batch_size)):
@@ -61,15 +66,13 @@ def run(
         make_world(folder, scenes=scenes, seed=seed, size=SIZE, split=split, workers=None, progress=True)
     questions = select_questions(folder, names, n, seed)
     _check_prior(priors.load(PRIOR), questions)  # as `score` will, but not after hours of asking
-    answers: list[str] = []
-    with tqdm(total=len(questions), desc="questions", unit="question") as progress:
-        for start in range(0, len(questions), batch_size):
-            batch = questions[start : start + batch_size]
-            # The last message is the true answer.
-            answers += answer(loaded, processor, [row["messages"][:-1] for row in batch], max_new_tokens=16)
-            progress.update(len(batch))
-    report = score(questions, answers) | {"model": model, "seed": seed}
-    _write(out, report)
+    request = {"model": model, "files": _fingerprint(model, loaded), "suites": names, "seed": seed, "n": n}
+    request |= {"world": str(folder), "questions": _digest(questions)}
+    partial = out.with_name(out.name + ".partial.jsonl")
+    answers = _ask_all(loaded, processor, questions, batch_size, request, partial)
+    report = score(questions, [answers[row["id"]] for row in questions]) | {"model": model, "seed": seed}
+    _write(out, json.dumps(report, indent=2) + "\n")
+    partial.unlink()
     print(table(report))
     print(f"model {model}, seed {seed}, {loaded.device}; written to {out}")
     return report
@@ -119,6 +122,59 @@ def table(report: dict) -> str:
         lines.append(f"{name:<16} {row['accuracy']:>8.3f} {row['n']:>6} {interval:>15} {row['prior']:>7.3f}")
     lines.append(f"{'mean':<16} {report['mean_accuracy']:>8.3f} {'':>6} {'':>15} {report['mean_prior']:>7.3f}")
     return "\n".join(lines)
+
+
+def _fingerprint(model: str, loaded: PreTrainedModel) -> list:
+    """What changes when another checkpoint takes the place of this one: its commit on the Hub, or its files."""
+    if not Path(model).is_dir():
+        return [getattr(loaded.config, "_commit_hash", None)]
+    kinds = ("*.safetensors", "*.bin", "*config.json", "tokenizer.json", "*.jinja")
+    stats = {path.name: path.stat() for kind in kinds for path in Path(model).glob(kind)}
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in sorted(stats.items())]
+
+
+def _digest(questions: list[dict]) -> str:
+    """Tells apart the questions of versions that ask differently under the same ids."""
+    return hashlib.sha256(json.dumps(questions).encode()).hexdigest()
+
+
+def _answers_so_far(path: Path, request: dict) -> dict[str, str]:
+    """What an interrupted run of the same request left in `path`: question id to answer."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may have cut the last line short
+    if rows and rows[0] != request:
+        print(f"{path}: answers to another request, or of a checkpoint that has changed since: beginning anew")
+        return {}
+    return {name: text for row in rows[1:] for name, text in row.items()}
+
+
+def _ask_all(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    questions: list[dict],
+    batch_size: int,
+    request: dict,
+    partial: Path,
+) -> dict[str, str]:
+    """Question id to answer. The file `partial` gets the request as its first line, then batch by batch the answers;
+    what it holds already is not asked again."""
+    answers = _answers_so_far(partial, request)
+    rest = [row for row in questions if row["id"] not in answers]
+    asked = [row["messages"][:-1] for row in rest]  # the last message is the true answer
+    for messages in {media_of(messages): messages for messages in asked}.values():
+        answer_one(request["model"], model, processor, messages, max_new_tokens=1)  # refuse now, not after hours
+    _write(partial, json.dumps(request) + "\n" + json.dumps(answers) + "\n")
+    progress = tqdm(total=len(questions), initial=len(answers), desc="questions", unit="question")
+    with progress, open(partial, "a", encoding="utf-8") as file:
+        for start in range(0, len(rest), batch_size):
+            texts = answer(model, processor, asked[start : start + batch_size], max_new_tokens=16)
+            ids = [row["id"] for row in rest[start : start + batch_size]]
+            answered = dict(zip(ids, texts, strict=True))
+            file.write(json.dumps(answered) + "\n")
+            file.flush()
+            answers.update(answered)
+            progress.update(len(answered))
+    return answers
 
 
 def _score(questions: list[dict], answers: list[str], prior: dict) -> dict:
@@ -173,8 +229,8 @@ def _scenes_for(n: int) -> int:
     return 2 * n + 12
 
 
-def _write(path: Path, report: dict) -> None:
+def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

@@ -153,6 +153,8 @@ class PosedViews:
                     f"{len(pose)} pose files). Every view needs all three."
                 )
         poses = {name: read_matrix(path, (4, 4)) for name, path in pose.items()}
+        if not poses:
+            raise ValueError(f"{folder}: it holds no view at all.")
         tracked = [name for name, matrix in poses.items() if not np.isinf(matrix).any()]
         if len(tracked) < len(poses):
             message = f"{folder}: {len(poses) - len(tracked)} of {len(poses)} views have no pose (lost by the tracker)"
@@ -160,12 +162,16 @@ class PosedViews:
                 raise ValueError(f"{message}; no view is left.")
             warnings.warn(f"{message}; they are skipped.", stacklevel=2)
         chosen = [tracked[index] for index in select_views(len(tracked), num_views)]
+        for name in chosen:
+            check_pose(poses[name], str(pose[name]))
+        files = [folder / "intrinsic" / f"intrinsic_{name}.txt" for name in ("depth", "color")]
+        depth_camera, colour_camera = ((str(file), read_matrix(file, (3, 3))) for file in files)
         return _from_files(
             [colour[name] for name in chosen],
             [depth[name] for name in chosen],
-            read_matrix(folder / "intrinsic" / "intrinsic_depth.txt", (3, 3)),
-            np.stack([poses[name] for name in chosen]) if chosen else np.empty((0, 4, 4)),
-            read_matrix(folder / "intrinsic" / "intrinsic_color.txt", (3, 3)),
+            np.stack([poses[name] for name in chosen]),
+            [colour_camera] * len(chosen),
+            depth_camera,
             max_image_pixels=max_image_pixels,
         )
 
@@ -198,14 +204,18 @@ class PosedViews:
                         f"{path}: frames[{index}] has no {key!r}. Every view needs image, depth and pose."
                     )
         frames = [frames[index] for index in select_views(len(frames), num_views)]
-        cameras = [pinhole({**transforms, **frame}, f"{path}: {frame['file_path']}") for frame in frames]
+        names = [f"{path}: {frame['file_path']}" for frame in frames]
+        poses = []
+        for name, frame in zip(names, frames, strict=True):
+            pose = as_matrix(frame["transform_matrix"], f"{name}: transform_matrix")
+            check_pose(pose, f"{name}: transform_matrix")
+            poses.append(pose @ _OPENGL_TO_OPENCV)
+        cameras = [pinhole({**transforms, **frame}, name) for name, frame in zip(names, frames, strict=True)]
         return _from_files(
             [inside(path.parent, frame["file_path"]) for frame in frames],
             [inside(path.parent, frame["depth_file_path"]) for frame in frames],
-            None,
-            np.stack([as_matrix(frame["transform_matrix"], f"{path}: transform_matrix") for frame in frames])
-            @ _OPENGL_TO_OPENCV,
-            np.stack([intrinsics for intrinsics, _ in cameras]),
+            np.stack(poses),
+            [(name, intrinsics) for name, (intrinsics, _) in zip(names, cameras, strict=True)],
             depth_scale=float(transforms.get("depth_unit_scale_factor", 0.001)),
             sizes=[size for _, size in cameras],
             max_image_pixels=max_image_pixels,
@@ -313,17 +323,17 @@ def _overlap(depth_row: np.ndarray, image_row: np.ndarray, axis: int, views: Pos
 def _from_files(
     colour: list[Path],
     depth: list[Path],
-    intrinsics: np.ndarray | None,
     poses: np.ndarray,
-    image_intrinsics: np.ndarray,
+    cameras: list[tuple[str, np.ndarray]],
+    depth_camera: tuple[str, np.ndarray] | None = None,
     *,
     depth_scale: float = 0.001,
     sizes: list[tuple[int, int] | None] | None = None,
     max_image_pixels: int,
 ) -> PosedViews:
-    """Decode the files. `intrinsics` None: the depth covers the colour image's field of view."""
-    if not colour:
-        raise ValueError("scene: it holds no view at all.")
+    """Decode the files. `cameras` are intrinsics of the colour images, each with the name of where they stand;
+    `depth_camera` is the depth maps', None where they cover the colour images' field of view.
+    """
     # As stored: intrinsics and depth know nothing of an EXIF mark that would turn the picture.
     images = [np.asarray(to_rgb(open_image(path, max_image_pixels))) for path in colour]
     depths = [read_depth(path, depth_scale, max_image_pixels) for path in depth]
@@ -340,9 +350,19 @@ def _from_files(
                 f"{path}: {images[0].shape[1]}x{images[0].shape[0]} pixels, but its intrinsics are for {size[0]}x{size[1]}: "
                 "intrinsics of another resolution."
             )
-    if intrinsics is None:
+    for name, matrix in cameras:
+        check_intrinsics(matrix, images[0].shape[:2], name)
+    image_intrinsics = np.stack([matrix for _, matrix in cameras])
+    if depth_camera is None:
         intrinsics = _scale_intrinsics(image_intrinsics, images[0].shape[:2], depths[0].shape)
-    return PosedViews.from_arrays(images, depths, intrinsics, poses, image_intrinsics)
+    else:
+        name, intrinsics = depth_camera
+        check_intrinsics(intrinsics, depths[0].shape, name)
+    try:
+        return PosedViews.from_arrays(images, depths, intrinsics, poses, image_intrinsics)
+    except ValueError as error:  # only the depth is left to be refused, by all views together
+        others = f" and {len(depth) - 1} more" if len(depth) > 1 else ""
+        raise ValueError(f"{depth[0]}{others}: {error}") from error
 
 
 def _stack(name: str, values: Any, empty: tuple[int, ...], dtype: type) -> np.ndarray:

@@ -15,8 +15,8 @@ def read_depth(path: Path, scale: float, max_pixels: int) -> np.ndarray:
             depth = np.load(path, allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise ValueError(f"{path}: not a NumPy array of numbers ({error}).") from error
-        if depth.ndim != 2:
-            raise ValueError(f"{path}: got shape {list(depth.shape)}, expected [h, w].")
+        if depth.ndim != 2 or depth.size == 0:
+            raise ValueError(f"{path}: got shape {list(depth.shape)}, expected [h, w], neither of them 0.")
         return (depth * np.float64(scale)).astype(np.float32)
     image = open_image(path, max_pixels)
     if not image.mode.startswith("I"):
@@ -56,9 +56,12 @@ def pinhole(camera: dict, name: str) -> tuple[np.ndarray, tuple[int, int] | None
         raise ValueError(
             f"{name}: no {', '.join(missing)}. Expected fl_x, fl_y, cx and cy, in the file or in each frame."
         )
-    fx, fy = camera["fl_x"], camera.get("fl_y", camera["fl_x"])
-    size = (int(camera["w"]), int(camera["h"])) if "w" in camera and "h" in camera else None
-    return np.array([[fx, 0, camera["cx"] - 0.5], [0, fy, camera["cy"] - 0.5], [0, 0, 1]], dtype=np.float64), size
+    try:
+        fx, fy, cx, cy = (float(camera.get(key, camera["fl_x"])) for key in ("fl_x", "fl_y", "cx", "cy"))
+        size = (int(camera["w"]), int(camera["h"])) if "w" in camera and "h" in camera else None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: fl_x, fl_y, cx, cy, w and h must be numbers ({error}).") from error
+    return np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]], dtype=np.float64), size
 
 
 def as_matrix(values: Any, name: str) -> np.ndarray:

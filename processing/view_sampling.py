@@ -77,6 +77,11 @@ def read_video(
 ) -> tuple[np.ndarray, VideoMetadata]:
     """Decode a video file (or its bytes) with PyAV and keep the frames that `sampling` asks for.
 
+    A file cut short within a frame is mostly told by that frame. One cut between two frames is told by the length that
+    it declares: in MP4, MOV and AVI, which count their frames, but for the last two; in Matroska, WebM and FLV, only if
+    a tenth is missing and the file holds nothing but the video. MPEG-TS, MPEG, ASF, MP4 in fragments and bare streams
+    declare no length that outlives the cut: such a file looks like a shorter video.
+
     Returns:
         uint8 `[T, H, W, 3]` RGB, upright (a phone's rotation mark is obeyed), and transformers' own metadata, whose
         `sampled_fps` is the true rate of what was kept: frames / duration.
@@ -127,7 +132,8 @@ def read_video(
 
 def _frame_times(container: Any, stream: Any, name: str) -> tuple[np.ndarray, float]:
     """When each frame appears, in seconds from the first, and for how long all of them last, without decoding."""
-    packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+    stored = [packet for packet in container.demux(stream) if packet.size]
+    packets = [packet for packet in stored if not packet.is_discard]  # edit lists hide frames
     if not packets:
         raise ValueError(f"video {name}: it has no frames.")
     if any(packet.is_corrupt for packet in packets):
@@ -142,17 +148,28 @@ def _frame_times(container: Any, stream: Any, name: str) -> tuple[np.ndarray, fl
     interval = times[-1] / (len(times) - 1) if times[-1] > 0 else 1 / float(stream.average_rate or 24)
     last = packets[int(np.argmax(stamps))].duration
     duration = float(times[-1] + (last * float(stream.time_base) if last else interval))
-    declared = None
-    if stream.duration is not None:
-        declared = float(stream.duration * stream.time_base)
-    elif len(container.streams) == 1 and container.duration is not None:
-        declared = container.duration / av.time_base
-    # Matroska counts its length from 0, not from the first frame.
-    if declared is not None and declared - duration - max(start, 0) > max(0.1 * declared, 2 * interval):
+    declared = _declared_length(container, stream, start)
+    slack = max(0.1 * declared, 2 * interval)
+    if len(stored) < stream.frames:
+        # No proof by itself: an edit list leaves frames out, and AVI counts pauses. But then the length must agree, up
+        # to the two frames within which an edit list may begin and end.
+        slack = min(slack, 2 * np.diff(times).max(initial=interval))
+    if declared - duration > slack:
         raise ValueError(
             f"video {name}: cut short: it claims {declared:.2f} s, but its frames end at {duration:.2f} s."
         )
     return times, duration
+
+
+def _declared_length(container: Any, stream: Any, start: float) -> float:
+    """Seconds that the file claims to last from its first frame, at `start`; 0 where it claims nothing."""
+    if container.format.name == "avi":  # FFmpeg lowers its duration to fit a file cut short
+        return float(stream.frames * stream.time_base)
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    if len(container.streams) == 1 and container.duration is not None:
+        return container.duration / av.time_base - max(start, 0)  # Matroska counts from 0
+    return 0.0
 
 
 def _decode(container: Any, stream: Any, indices: np.ndarray) -> list[np.ndarray]:

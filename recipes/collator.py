@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
+from tqdm import tqdm
 
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes.data import RowError, read_messages
@@ -90,17 +91,24 @@ class ConversationCollator:
         """About how many tokens each row takes: its texts', and the rest as in the first row with as many turns and
         the same kinds of media. Without it, all media of the dataset would have to be read."""
         rest: dict[tuple, int] = {}
+        known: dict[str, int] = {}  # a mixture repeats its shorter parts, many times
         lengths = []
-        for row in dataset:
-            messages = read_messages(row)
-            entries = [entry for message in messages for entry in message["content"]]
-            likeness = (len(messages), *(entry["type"] for entry in entries))
-            text = " ".join(entry["text"] for entry in entries if entry["type"] == "text")
-            tokens = len(self.processor.tokenizer.encode(text))
-            if likeness not in rest:
-                rest[likeness] = self([row])["input_ids"].shape[1] - tokens
-            lengths.append(rest[likeness] + tokens)
+        for index, messages in enumerate(tqdm(dataset["messages"], desc="lengths of rows", disable=None)):
+            key = messages if isinstance(messages, str) else repr(messages)
+            if key not in known:
+                known[key] = self._length(dataset[index], rest)
+            lengths.append(known[key])
         return lengths
+
+    def _length(self, row: dict[str, Any], rest: dict[tuple, int]) -> int:
+        messages = read_messages(row)
+        entries = [entry for message in messages for entry in message["content"]]
+        likeness = (len(messages), *(entry["type"] for entry in entries))
+        text = " ".join(entry["text"] for entry in entries if entry["type"] == "text")
+        tokens = len(self.processor.tokenizer.encode(text))
+        if likeness not in rest:
+            rest[likeness] = self([row])["input_ids"].shape[1] - tokens
+        return rest[likeness] + tokens
 
 
 class EvenBatches(Sampler[int]):

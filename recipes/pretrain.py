@@ -11,7 +11,7 @@ polyv train pretrain --config recipes/polyv-nano/pretrain.yaml
 # PolyV, upcycled from it.
 polyv train pretrain --config recipes/polyv-nano/tune.yaml
 
-# On several GPUs, or several CPU cores (a process each).
+# On two CPU cores, a process each, as the published ones were. On GPUs add --use_cpu false.
 torchrun --nproc_per_node 2 -m polyv.recipes.pretrain --config recipes/polyv-nano/tune.yaml
 
 # Your own data, starting from any PolyV or Qwen2.5-VL checkpoint. Arguments override the YAML file.
@@ -51,7 +51,8 @@ class ModelArguments:
     )
     upcycle: bool = field(default=False, metadata={"help": "Turn a dense Qwen2.5-VL checkpoint into a PolyV."})
     freeze_vision: bool = field(
-        default=False, metadata={"help": "Keep the vision encoder's weights; its projection (the merger) still trains."}
+        default=False,
+        metadata={"help": "Keep the vision encoder's weights; its projection (the merger) still trains."},
     )
 
     def __post_init__(self):

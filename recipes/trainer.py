@@ -141,14 +141,21 @@ class PolyVTrainer(SFTTrainer):
         if checkpoint is not None:
             state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
             if state.global_step >= self.planned_steps():  # Trainer would take one more
-                print(
+                self._say(
                     f"{checkpoint}: all {state.global_step} steps are done; nothing left to train, whatever the data. "
                     "To train anew give another --output_dir, to go on a greater --max_steps."
                 )
                 self._load_from_checkpoint(checkpoint)
                 self.state = state
                 return TrainOutput(state.global_step, math.nan, {})
+            self._say(
+                f"{checkpoint}: going on after step {state.global_step}. To begin anew give another --output_dir."
+            )
         return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+
+    def _say(self, text: str) -> None:
+        if self.is_world_process_zero():
+            print(text)
 
     def planned_steps(self) -> int:
         """How many optimizer steps the whole run takes."""

@@ -12,19 +12,18 @@ that cannot read yet; told directly, a tower of this size needs minutes. Never d
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForImageTextToText,
     AutoProcessor,
     EvalPrediction,
-    Qwen2_5_VLForConditionalGeneration,
     Qwen2VLImageProcessor,
     Trainer,
     TrainingArguments,
@@ -50,7 +49,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "size": ("small", "large"),
     "centre": ("no", "yes"),
 }
-# Of an object's silhouette, how much must show for its shape to be asked; below, its tokens are left out.
+# Of an object's silhouette, how much must show for its classes to be asked; below, its tokens are asked for its box alone.
 CLEAR = 0.5
 # Of a token's cell, how much an object's box must cover to be what the token shows.
 COVERED = 0.5
@@ -169,19 +168,15 @@ class PictureCollator:
             picture, seen = row["picture"], row["seen"]
             if self.augment and draw.random() < 0.5:
                 picture = ImageOps.mirror(picture)
-                seen = [Seen((1 - s.box[2], s.box[1], 1 - s.box[0], s.box[3]), *_classes(s)) for s in seen]
+                seen = [replace(s, box=(1 - s.box[2], s.box[1], 1 - s.box[0], s.box[3])) for s in seen]
             pictures.append(picture.resize((side, side), Image.Resampling.BICUBIC))
             labels.append(label_tokens(seen, cells, cells))
         pixels = self.processor(pictures, do_resize=False, return_tensors="pt")
         return {
             "pixel_values": pixels["pixel_values"],
             "image_grid_thw": pixels["image_grid_thw"],
-            **{name: torch.cat([label[name] for label in labels]) for name in labels[0]},
+            **{name: torch.stack([label[name] for label in labels]) for name in labels[0]},
         }
-
-
-def _classes(seen: Seen) -> tuple[int, int, int, bool]:
-    return seen.shape, seen.colour, seen.size, seen.clear
 
 
 class TokenReader(nn.Module):
@@ -194,22 +189,27 @@ class TokenReader(nn.Module):
         self.box = nn.Linear(width, 4)
 
     def forward(self, pixel_values, image_grid_thw, shape, colour, size, centre, box) -> dict[str, torch.Tensor]:
-        """Loss (a sum over what is asked), and the logits of each head, [tokens of all pictures, classes]."""
+        """The logits of each head, [pictures, tokens, classes], and the loss: each head's mean over what it is asked."""
         states = self.visual(pixel_values, grid_thw=image_grid_thw).pooler_output
+        states = states.unflatten(0, (len(image_grid_thw), -1))
         logits = {name: head(states).float() for name, head in self.heads.items()}
-        labels = {"shape": shape, "colour": colour, "size": size, "centre": centre}
-        loss = sum(nn.functional.cross_entropy(logits[name], labels[name], ignore_index=IGNORED) for name in logits)
         shown = ~box.isnan().any(-1)
-        loss = loss + nn.functional.smooth_l1_loss(self.box(states).float()[shown], box[shown])
+        offsets = nn.functional.smooth_l1_loss(self.box(states).float()[shown], box[shown], reduction="sum")
+        loss = offsets / (4 * shown.sum()).clamp(min=1)
+        for name, labels in {"shape": shape, "colour": colour, "size": size, "centre": centre}.items():
+            wrong = nn.functional.cross_entropy(
+                logits[name].flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+            )
+            loss = loss + wrong / (labels != IGNORED).sum().clamp(min=1)
         return {"loss": loss, **logits}
 
 
 def accuracies(predicted: EvalPrediction) -> dict[str, float]:
-    """Accuracy of each head where it is asked; of shapes, over tokens that show an object."""
+    """Accuracy of each head where it is asked; of shapes and middles, over the tokens that show one: most show none."""
     found = {}
     for name, logits, labels in zip(CLASSES, predicted.predictions, predicted.label_ids, strict=True):
-        asked = labels > 0 if name == "shape" else labels != IGNORED
-        found[name] = float(np.mean(logits.argmax(-1)[asked] == labels[asked]))
+        asked = labels > 0 if name in ("shape", "centre") else labels != IGNORED
+        found[name] = float((logits.argmax(-1)[asked] == labels[asked]).mean()) if asked.any() else float("nan")
     return found
 
 
@@ -220,52 +220,76 @@ class VisionArguments:
     world: str = field(metadata={"help": "Folder that `polyv world make` wrote."})
     config_name: str = field(metadata={"help": "Folder with config, tokenizer and processor (polyv.recipes.nano)."})
     sides: list[int] = field(
-        default_factory=lambda: [112, 80, 64], metadata={"help": "Sides of the pictures in pixels, drawn per batch."}
+        default_factory=lambda: [112, 80, 64],
+        metadata={"help": "Sides of the pictures in pixels, drawn per batch; measured with the first."},
     )
     held_out: int = field(default=40, metadata={"help": "Scenes kept from training, to measure on."})
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command; `argv` defaults to the process's own arguments."""
-    parser = TrlParser((VisionArguments, TrainingArguments), prog="python -m polyv.recipes.vision")
+    usage = "python -m polyv.recipes.vision [--config YAML] [--FIELD VALUE ...]"
+    parser = TrlParser((VisionArguments, TrainingArguments), prog="python -m polyv.recipes.vision", usage=usage)
     arguments, training = parser.parse_args_and_config(argv)
-    if training.max_steps < 1:
-        raise ValueError(f"max_steps: got {training.max_steps}, expected 1 or more.")
     check_name("config_name", arguments.config_name)
     records = load_records(arguments.world)
-    if records[0].split == "test":
-        raise ValueError(f"world: {arguments.world} is of the test split. Make one of the train split to train on.")
-    if not 0 < arguments.held_out < len(records):
-        raise ValueError(
-            f"held_out: got {arguments.held_out} of the {len(records)} scenes of {arguments.world}; expected some, not all."
-        )
+    _check(arguments, training, records)
     set_seed(training.seed)
-    config = AutoConfig.from_pretrained(arguments.config_name)
+    print(f"seed {training.seed}")
     processor = AutoProcessor.from_pretrained(arguments.config_name)
+    images = processor.image_processor
+    scenes_kwargs = PolyVProcessor.from_pretrained(arguments.config_name, add_synergy=False).scenes_kwargs
+    cell = images.patch_size * images.merge_size
+    if not arguments.sides or any(side < cell or side % cell for side in arguments.sides):
+        raise ValueError(f"sides: got {arguments.sides}, expected one or more multiples of {cell} pixels.")
+    config = AutoConfig.from_pretrained(arguments.config_name)
     # Eager: for the few tokens of a small picture it is faster than sdpa on a CPU.
-    model = Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation="eager")
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32, attn_implementation="eager")
     training.remove_unused_columns, training.label_names = False, list(CLASSES)
     trainer = Trainer(
         TokenReader(model.model.visual, config.vision_config.out_hidden_size),
         training,
-        data_collator=PictureCollator(processor.image_processor, arguments.sides),
+        data_collator=PictureCollator(images, arguments.sides),
         train_dataset=Pictures(arguments.world, records[arguments.held_out :]),
         compute_metrics=accuracies,
     )
-    checkpoint = last_complete(training.output_dir)
-    if checkpoint is not None and steps_of(checkpoint) >= training.max_steps:
+    checkpoint = last_complete(training.output_dir, with_optimizer=not training.save_only_model)
+    done = 0 if checkpoint is None else steps_of(checkpoint)
+    if done and trainer.is_world_process_zero():
+        print(f"{checkpoint}: going on after step {done}. To begin anew give another --output_dir.")
+    if done >= training.max_steps:
         trainer._load_from_checkpoint(checkpoint)  # to train on would take one step more
     else:
         trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.data_collator = PictureCollator(processor.image_processor, arguments.sides, augment=False)
+    trainer.data_collator = PictureCollator(images, arguments.sides, augment=False)
     measured = trainer.evaluate(Pictures(arguments.world, records[: arguments.held_out]))
     if trainer.is_world_process_zero():
         trainer.save_metrics("eval", measured, combined=False)
         print(", ".join(f"{name} {measured[f'eval_{name}']:.3f}" for name in CLASSES))
-        model.save_pretrained(training.output_dir)
         processor.save_pretrained(training.output_dir)
-        keep_scene_settings(
-            training.output_dir, PolyVProcessor.from_pretrained(arguments.config_name, add_synergy=False).scenes_kwargs
+        keep_scene_settings(training.output_dir, scenes_kwargs)
+        model.save_pretrained(training.output_dir)  # last: a folder with weights is complete
+
+
+def _check(arguments: VisionArguments, training: TrainingArguments, records: Sequence[SceneRecord]) -> None:
+    if training.max_steps < 1:
+        raise ValueError(
+            f"max_steps: got {training.max_steps}, expected 1 or more; give it in the file or as --max_steps."
+        )
+    if training.resume_from_checkpoint not in (None, "auto"):
+        raise ValueError(
+            f"resume_from_checkpoint: got {training.resume_from_checkpoint}; this recipe always goes on from the last "
+            "checkpoint in output_dir. Leave it out."
+        )
+    if records[0].split != "train":
+        raise ValueError(
+            f"world: {arguments.world} is of the {records[0].split} split, expected train. Make one with "
+            "`polyv world make --split train`."
+        )
+    if not 0 < arguments.held_out < len(records):
+        raise ValueError(
+            f"held_out: got {arguments.held_out} of the {len(records)} scenes of {arguments.world}; expected some, "
+            "not all."
         )
 
 

@@ -2,6 +2,7 @@
 """Asking: PolyV and a plain Qwen2.5-VL, every kind of medium, alone and in a batch. The weights are random."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import torch
 from PIL import Image
 from transformers import (
     AutoProcessor,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
     Qwen2VLConfig,
@@ -18,9 +21,10 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from polyv import PolyVForConditionalGeneration, PolyVProcessor
-from polyv.ask import _scenes_as_images, _videos_as_frames, answer, conversation, load, run
+from polyv import PolyVForConditionalGeneration, PolyVProcessor, PosedViews
+from polyv.ask import _as_images, _videos_as_frames, answer, answer_one, conversation, load, run
 from tests import tiny
+from tests.evaluation.tiny_llava import ONE_IMAGE, save_llava
 from tests.tiny_tokenizer import QWEN_CHAT_TEMPLATE, build_tokenizer
 
 
@@ -54,7 +58,7 @@ def test_a_plain_qwen_gets_its_own_prompt(untrained):
 
 def test_any_other_processor_gets_the_views_as_images(media):
     messages = [{"role": "system", "content": "Be brief."}, *conversation("Why?", [("scene", str(media["scene"]))])]
-    system, user = _scenes_as_images(messages)
+    system, user = _as_images(messages, {"scene"})
     assert system == messages[0]
     assert [entry["type"] for entry in user["content"]] == ["image"] * 6 + ["text"]
     assert user["content"][0]["image"].shape == (112, 112, 3)
@@ -88,6 +92,57 @@ def test_another_family_gets_videos_as_frames_and_scenes_as_images(other_family,
     assert type(model) is Qwen2VLForConditionalGeneration and type(processor) is Qwen2VLProcessor
     conversations = [conversation("How many?", [(kind, str(path))]) for kind, path in media.items()]
     assert len(answer(model, processor, conversations, max_new_tokens=3)) == 3
+
+
+def test_a_family_that_knows_no_videos_gets_every_medium_as_images(media, tmp_path, monkeypatch):
+    model, processor = load(str(save_llava(tmp_path)))
+    assert type(model) is LlavaForConditionalGeneration and type(processor) is LlavaProcessor
+    pictures, generate = [], model.generate
+
+    def count(**inputs):
+        pictures.append(len(inputs["pixel_values"]))
+        return generate(**inputs)
+
+    monkeypatch.setattr(model, "generate", count)
+    conversations = [conversation("How many?", [(kind, str(path))]) for kind, path in media.items()]
+    together = answer(model, processor, conversations, max_new_tokens=3)
+    assert together == [answer(model, processor, [one], max_new_tokens=3)[0] for one in conversations]
+    # An image, a clip of 2 s at 2 frames a second, a scene of 6 views.
+    assert pictures == [1 + 4 + 6, 1, 4, 6]
+
+
+def test_a_family_that_cannot_take_a_medium_says_so(media, tmp_path, capsys):
+    folder = str(save_llava(tmp_path, ONE_IMAGE))
+    image, scene = ("image", str(media["image"])), ("scene", str(media["scene"]))
+    run(folder, "How many?", [image], as_json=True, max_new_tokens=2)
+    assert json.loads(capsys.readouterr().out)["model"] == folder
+    for asked, named in (([scene], "scene"), ([image, image], "image + image")):
+        refusal = f"model={folder}, of the family llava, cannot be asked about {named} ("
+        with pytest.raises(ValueError, match=re.escape(refusal)):
+            run(folder, "How many?", asked, as_json=True, max_new_tokens=2)
+
+
+def test_faults_of_our_own_and_of_files_are_no_refusals(untrained, monkeypatch):
+    model, processor = load(str(untrained.polyv))
+    for fault, of in ((KeyError("ours"), processor), (FileNotFoundError("theirs"), None)):
+
+        def fail(*args, _fault=fault):
+            raise _fault
+
+        monkeypatch.setattr("polyv.ask.answer", fail)
+        with pytest.raises(type(fault)):
+            answer_one("m", model, of, conversation("Why?", []))
+
+
+def test_few_images_stand_for_a_long_medium(media, monkeypatch):
+    monkeypatch.setattr("polyv.ask.MOST_PICTURES", 3)
+    frames = np.zeros((10, 8, 8, 3), np.uint8) + np.arange(10, dtype=np.uint8)[:, None, None, None]
+    scene, video = str(media["scene"]), str(media["video"])
+    given = [("scene", scene), ("scene", PosedViews.load(scene)), ("video", video), ("video", frames)]
+    [message] = _as_images(conversation("Why?", given), {"scene", "video"})
+    *pictures, text = message["content"]
+    assert [entry["type"] for entry in pictures] == ["image"] * 12 and text["type"] == "text"
+    assert [entry["image"].max() for entry in pictures[9:]] == [0, 4, 9]
 
 
 def test_the_frames_stand_at_their_moments_and_the_rest_stays(media):

@@ -1,6 +1,9 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """A Qwen2.5-VL folder, weights and processor together, upcycled and used as its users would: by Auto classes."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -15,36 +18,49 @@ from transformers import (
 from transformers.utils import logging
 
 from polyv import PolyVForConditionalGeneration, PolyVProcessor, PosedViews
+from polyv.processing.chat_template_polyv import CHAT_TEMPLATE
 from tests import tiny
 from tests.tiny_tokenizer import build_qwen_processor
 
 
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory):
+def save_qwen(folder, vocab_size=272, tied=False):
     """264 tokens in 272 rows: eight rows are unused, as Qwen2.5-VL's checkpoints leave some."""
-    folder = tmp_path_factory.mktemp("qwen")
     processor = build_qwen_processor()
     token_id = processor.tokenizer.convert_tokens_to_ids
     torch.manual_seed(0)
     config = Qwen2_5_VLConfig(
-        text_config={**tiny.TEXT, "vocab_size": 272, "eos_token_id": token_id("<|im_end|>")},
+        text_config={**tiny.TEXT, "vocab_size": vocab_size, "eos_token_id": token_id("<|im_end|>")},
         vision_config=dict(tiny.VISION),
         image_token_id=token_id("<|image_pad|>"),
         video_token_id=token_id("<|video_pad|>"),
         vision_start_token_id=token_id("<|vision_start|>"),
         vision_end_token_id=token_id("<|vision_end|>"),
+        tie_word_embeddings=tied,
     )
     Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
 
-@pytest.fixture(scope="module")
-def polyv(qwen, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("polyv")
+def upcycle(qwen, folder):
     PolyVForConditionalGeneration.from_pretrained(qwen).save_pretrained(folder)
     PolyVProcessor.from_pretrained(qwen).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    return save_qwen(tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    return tiny.publish(save_qwen(tmp_path_factory.mktemp("published")))
+
+
+@pytest.fixture(scope="module")
+def polyv(qwen, tmp_path_factory):
+    return upcycle(qwen, tmp_path_factory.mktemp("polyv"))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +94,10 @@ def test_model_and_processor_agree_on_synergy(qwen, polyv):
     assert torch.equal(model.get_input_embeddings().weight, dense.get_input_embeddings().weight)
 
 
-def test_the_parity_prompt_gives_the_dense_models_logits(qwen, polyv, picture):
+@pytest.mark.parametrize("layout", ["qwen", "published"])
+def test_the_parity_prompt_gives_the_dense_models_logits(request, tmp_path, picture, layout):
+    qwen = request.getfixturevalue(layout)
+    polyv = upcycle(qwen, tmp_path)
     arguments = dict(add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
     theirs = AutoProcessor.from_pretrained(qwen).apply_chat_template(ask("image", picture), **arguments)
     ours = AutoProcessor.from_pretrained(polyv).apply_chat_template(
@@ -89,6 +108,68 @@ def test_the_parity_prompt_gives_the_dense_models_logits(qwen, polyv, picture):
         expected = Qwen2_5_VLForConditionalGeneration.from_pretrained(qwen)(**theirs).logits
         measured = PolyVForConditionalGeneration.from_pretrained(polyv)(**ours).logits
     torch.testing.assert_close(measured, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_the_processor_of_a_published_checkpoint_is_taken_over(published, picture):
+    files = {file.name for file in published.iterdir()}
+    assert {"preprocessor_config.json", "chat_template.json", "vocab.json", "merges.txt"} < files
+    assert not {"processor_config.json", "video_preprocessor_config.json", "chat_template.jinja"} & files
+    stock, processor = build_qwen_processor(), PolyVProcessor.from_pretrained(published)
+    assert processor.tokenizer.get_vocab() == {**stock.tokenizer.get_vocab(), "<synergy>": 264}
+    for part in ("image_processor", "video_processor"):
+        theirs, ours = getattr(stock, part), getattr(processor, part)
+        assert type(ours) is type(theirs)
+        for name in ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std"):
+            assert np.array_equal(getattr(ours, name), getattr(theirs, name))
+        # `min_pixels` and `max_pixels` of the one file, which serves both; neither is a default
+        assert (ours.size["shortest_edge"], ours.size["longest_edge"]) == (4 * 8**2, 112**2)
+
+    prompt = ask("image", picture)
+    told = [*prompt, {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]}]
+    for conversation, add_prompt in ((prompt, True), (told, False), (told + ask("image", picture), True)):
+        theirs, ours, plain = (
+            one.apply_chat_template(conversation, add_generation_prompt=add_prompt, **arguments)
+            for one, arguments in ((stock, {}), (processor, {}), (processor, {"add_synergy": False}))
+        )
+        assert plain == theirs
+        assert ours == theirs.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<synergy>") != theirs
+
+
+def test_the_chat_template_of_a_published_checkpoint_is_read(published, tmp_path):
+    folder = shutil.copytree(published, tmp_path / "copy")
+    for template in (own := CHAT_TEMPLATE + "{#- mine -#}", "{{ messages[0]['content'] }}"):
+        (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+        if template == own:
+            assert PolyVProcessor.from_pretrained(folder).chat_template == own
+        else:
+            with pytest.raises(ValueError, match="chat_template: this one cannot place scenes"):
+                PolyVProcessor.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_where_every_row_is_taken_the_embedding_grows_by_the_processors_synergy(tmp_path, picture, tied):
+    """264 tokens in 264 rows: the model finds the id in the tokenizer's files, the processor by adding the token."""
+    qwen = save_qwen(tmp_path / "qwen", vocab_size=264, tied=tied)
+    polyv = upcycle(qwen, tmp_path / "polyv")
+    processor, model = AutoProcessor.from_pretrained(polyv), AutoModelForImageTextToText.from_pretrained(polyv)
+    assert processor.tokenizer.convert_tokens_to_ids("<synergy>") == model.config.synergy_token_id == 264
+    assert processor.synergy_token_id == 264 and model.config.text_config.vocab_size == 265
+    dense = Qwen2_5_VLForConditionalGeneration.from_pretrained(qwen)
+    for ours, theirs in (
+        (model.get_input_embeddings(), dense.get_input_embeddings()),
+        (model.get_output_embeddings(), dense.get_output_embeddings()),
+    ):
+        assert len(theirs.weight) == 264 and len(ours.weight) == 265
+        assert torch.equal(ours.weight[:264], theirs.weight)
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
+
+    arguments = dict(add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+    inputs = processor.apply_chat_template(ask("image", picture), **arguments)
+    plain = processor.apply_chat_template(ask("image", picture), add_synergy=False, **arguments)
+    with torch.no_grad():
+        assert model(**inputs).synergy_spatial.shape == (1, model.config.spatial_teacher_size)
+        torch.testing.assert_close(model(**plain).logits[..., :264], dense(**plain).logits, atol=2e-5, rtol=1e-4)
+    assert model.generate(**inputs, max_new_tokens=2, do_sample=False).shape[1] > inputs["input_ids"].shape[1]
 
 
 def test_prompts_end_with_synergy_and_the_heads_answer(polyv, picture):

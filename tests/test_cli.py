@@ -2,6 +2,7 @@
 """The `polyv` command: what reaches each part, help that reads as documentation, errors in one line."""
 
 import importlib.util
+import inspect
 import json
 import subprocess
 import sys
@@ -148,10 +149,19 @@ def calls(monkeypatch):
         "polyv.evaluation.evaluate": "run",
         "polyv.hub.export": "export",
     }
+
+    def record(module: str, signature: inspect.Signature):
+        def call(*args, **kwargs):
+            signature.bind(*args, **kwargs)  # the real one would take this
+            recorded.append((module, args, kwargs))
+
+        return call
+
     for module, name in targets.items():
         if importlib.util.find_spec(module) is None:
             continue
-        monkeypatch.setattr(f"{module}.{name}", lambda *a, _m=module, **k: recorded.append((_m, a, k)))
+        signature = inspect.signature(getattr(importlib.import_module(module), name))
+        monkeypatch.setattr(f"{module}.{name}", record(module, signature))
     return recorded
 
 
@@ -183,6 +193,42 @@ def test_evaluate_and_export_pass_their_options(calls):
         {"world": None, "batch_size": 16},
     )
     assert [call[1] for call in calls[1:]] == [("m", Path("out"), None), ("m", Path("out"), "bfloat16")]
+
+
+def test_world_and_demo_pass_their_options(calls):
+    for command in (
+        "world make --scenes 5 --seed 3 --size 64 --split test --workers 2 --out w",
+        "world make --scenes 5 --out w",
+        "world show w --scenes 6 --out s.png",
+        "world show w",
+        "demo --model m --seed 4 --out d",
+        "demo",
+    ):
+        assert cli.main(command.split()) == 0
+    given = {"scenes": 5, "seed": 3, "size": 64, "split": "test", "workers": 2, "progress": True}
+    assert calls[:2] == [
+        ("polyv.world.make", (Path("w"),), given),
+        ("polyv.world.make", (Path("w"),), {**given, "seed": 0, "size": 112, "split": "train", "workers": None}),
+    ]
+    # contact_sheet(folder, out, scenes) and run(model, seed, out)
+    assert [(args, kwargs) for _, args, kwargs in calls[2:]] == [
+        ((Path("w"), Path("s.png"), 6), {}),
+        ((Path("w"), Path("world.png"), 4), {}),
+        (("m", 4, Path("d")), {}),
+        (("checkpoints/polyv-nano", None, Path("demo_output")), {}),
+    ]
+
+
+def test_a_world_is_made_and_shown(tmp_path, capsys):
+    world, sheet = tmp_path / "world", tmp_path / "sheet.png"
+    make = ["world", "make", "--scenes", "1", "--seed", "5", "--size", "64", "--split", "test", "--workers", "1"]
+    assert cli.main([*make, "--out", str(world)]) == 0
+    manifest = json.loads((world / "manifest.json").read_text())
+    assert {name: manifest[name] for name in ("scenes", "seed", "size", "split")} == {
+        "scenes": 1, "seed": 5, "size": 64, "split": "test"
+    }  # fmt: skip
+    assert cli.main(["world", "show", str(world), "--scenes", "1", "--out", str(sheet)]) == 0
+    assert capsys.readouterr().out == f"{world}\n{sheet}\n" and sheet.stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(

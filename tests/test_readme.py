@@ -55,10 +55,6 @@ def test_what_is_replaced_is_there():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not all((ROOT / "checkpoints" / name / "config.json").exists() for name in ("polyv-nano", "polyv-nano-backbone")),
-    reason="checkpoints/polyv-nano and its backbone are not there yet",
-)
 def test_the_snippets_run(tmp_path):
     """In their order, in a folder that holds nothing but links to what a clone has."""
     for name in ("checkpoints", "recipes"):

@@ -195,7 +195,7 @@ class PolyVConfig(Qwen2_5_VLConfig):
 
         Raises:
             TypeError: for an override that neither configuration knows.
-        ValueError: for a combination that is impossible, or that the checkpoint's weights cannot fill.
+            ValueError: for a combination that is impossible, or that the checkpoint's weights cannot fill.
         """
         values = dense.to_dict()
         text, vision = values.pop("text_config"), values.pop("vision_config")

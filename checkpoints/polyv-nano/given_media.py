@@ -37,6 +37,32 @@ def flatten(media: Any, is_one: Callable[[Any], bool]) -> list:
     return [one for part in media for one in flatten(part, is_one)]
 
 
+def check_counts(name: str, media: Any, is_one: Callable[[Any], bool], token: str, placeholders: list[int]) -> None:
+    """Refuse media that are more or fewer than the `placeholders` of each text: in all where they come as a flat list,
+    text by text where they come as a list per sample.
+
+    Raises:
+        ValueError: they are, or there are not as many lists as texts.
+    """
+    given, found = len(flatten(media, is_one)), sum(placeholders)
+    mend = "Give as many media as placeholders, in their order."
+    if media is None or is_one(media) or all(part is None or is_one(part) for part in media):
+        if given != found:
+            raise ValueError(f"{name}: got {given}, but the text holds {found} {token} placeholder(s). {mend}")
+        return
+    if len(media) != len(placeholders):
+        raise ValueError(
+            f"{name}: got {len(media)} lists for {len(placeholders)} text(s). Give one list a text, empty where it has "
+            "no placeholder, or one flat list for all."
+        )
+    for index, (part, found) in enumerate(zip(media, placeholders, strict=True)):
+        given = len(flatten(part, is_one))
+        if given != found:
+            raise ValueError(
+                f"{name}[{index}]: got {given}, but text[{index}] holds {found} {token} placeholder(s). {mend}"
+            )
+
+
 def is_file(medium: Any) -> bool:
     return isinstance(medium, (str, bytes, os.PathLike))
 

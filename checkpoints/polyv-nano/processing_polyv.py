@@ -19,6 +19,7 @@ from .chat_template_polyv import (
     with_scenes,
 )
 from .given_media import (
+    check_counts,
     content_entries,
     flatten,
     is_image,
@@ -132,7 +133,7 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
 
         Args:
             images: paths, bytes, URLs, base64, PIL images of any mode, or arrays (see `to_eight_bits`); one, a list, or
-                a list per sample.
+                a list per sample, each as long as its text has placeholders. The same holds for videos and scenes.
             text: a prompt or a list of them, with `<|image_pad|>`, `<|video_pad|>` and `<|scene_pad|>` where media stand.
             videos: paths, arrays `[T, H, W, 3]`, or lists of frames. Files are sampled here, evenly in time, by `fps`
                 (default: the video processor's, else 2) up to `max_frames`, or to `num_frames`; all frames with
@@ -150,6 +151,7 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
         texts = [text] if isinstance(text, str) else text
         if texts is not None and not all(isinstance(sample, str) for sample in texts):
             raise TypeError("text: expected a string or a list of strings.")
+        order = None if texts is None else self._count_placeholders(texts, images, videos, scenes)
         rescale = {**(kwargs.get("images_kwargs") or {}), **kwargs}.get("do_rescale", self.image_processor.do_rescale)
         image_list = [
             load_image(image, self.max_image_pixels, rescale is not False) for image in flatten(images, is_image)
@@ -157,7 +159,6 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
         settings = _scene_settings(scenes_kwargs, self.scenes_kwargs)
         scene_list = [self._load_scene(scene, settings["num_views"]) for scene in flatten(scenes, is_scene)]
         video_list, kwargs = self._load_videos(flatten(videos, is_video), kwargs)
-        order = None if texts is None else self._count_placeholders(texts, image_list, video_list, scene_list)
         return super().__call__(
             images=_Pictures.arrange(image_list, scene_list, order, settings) if image_list or scene_list else None,
             text=texts,
@@ -287,20 +288,16 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
     def _kind(self, placeholder: str) -> str:
         return {self.image_token: "image", self.video_token: "video", SCENE_TOKEN: "scene"}[placeholder]
 
-    def _count_placeholders(self, texts: list[str], images: list, videos: list, scenes: list) -> list[str]:
+    def _count_placeholders(self, texts: list[str], images: Any, videos: Any, scenes: Any) -> list[str]:
         """The kind of each placeholder in order, after checking that there are as many as media."""
-        order = [self._kind(found) for sample in texts for found in self._placeholders().findall(sample)]
-        for kind, token, media in (
-            ("image", self.image_token, images),
-            ("video", self.video_token, videos),
-            ("scene", SCENE_TOKEN, scenes),
+        placed = [[self._kind(found) for found in self._placeholders().findall(sample)] for sample in texts]
+        for kind, token, media, is_one in (
+            ("image", self.image_token, images, is_image),
+            ("video", self.video_token, videos, is_video),
+            ("scene", SCENE_TOKEN, scenes, is_scene),
         ):
-            if order.count(kind) != len(media):
-                raise ValueError(
-                    f"{kind}s: got {len(media)}, but the text holds {order.count(kind)} {token} placeholder(s). "
-                    "Give as many media as placeholders, in their order."
-                )
-        return order
+            check_counts(f"{kind}s", media, is_one, token, [kinds.count(kind) for kinds in placed])
+        return [kind for kinds in placed for kind in kinds]
 
     def _load_scene(self, scene: Any, num_views: int | None) -> PosedViews:
         if isinstance(scene, PosedViews):

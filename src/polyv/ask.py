@@ -16,7 +16,11 @@ from transformers.video_utils import VideoMetadata
 from polyv.hub.checkpoints import check_name
 from polyv.processing.posed_views import PosedViews
 from polyv.processing.processing_polyv import PolyVProcessor
-from polyv.processing.view_sampling import Sampling, read_video
+from polyv.processing.view_sampling import Sampling, read_video, select_views
+
+
+MOST_PICTURES = 32
+"""Most images that stand for one scene or one video: as many as PolyV takes views, where a processor names no number."""
 
 
 def load(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -49,7 +53,8 @@ def answer(
     Args:
         conversations: messages as `apply_chat_template` takes them, each list ending with a user's message. Content
             of type "scene" is allowed for every model: one that is not PolyV gets the views as images. Models of
-            another family than Qwen2.5-VL get video files as frames, 2 a second, of which they take their pick.
+            another family than Qwen2.5-VL get video files as frames, 2 a second, of which they take their pick, or
+            all of them as images where they know no videos. No more than `MOST_PICTURES` images stand for one medium.
         max_new_tokens: longest answer, in tokens.
 
     Returns:
@@ -57,7 +62,10 @@ def answer(
     """
     options: dict[str, Any] = {"padding": True, "padding_side": "left"}
     if not isinstance(processor, PolyVProcessor):
-        conversations = [_scenes_as_images(conversation) for conversation in conversations]
+        kinds = {"scene"}
+        if getattr(processor, "video_processor", None) is None:
+            kinds.add("video")  # such a processor drops videos without a word: the model would answer blind
+        conversations = [_as_images(conversation, kinds) for conversation in conversations]
         conversations, metadata = _videos_as_frames(conversations)
         if metadata and all(metadata):
             options["video_metadata"] = metadata
@@ -81,6 +89,34 @@ def answer(
     return [text.strip() for text in answers]
 
 
+def answer_one(
+    name: str, model: PreTrainedModel, processor: ProcessorMixin, messages: list[dict], max_new_tokens: int = 64
+) -> str:
+    """`answer` one conversation. What stops a model of another family is told as a refusal of the media.
+
+    Raises:
+        ValueError: the model, which came by `name`, cannot take these media.
+    """
+    try:
+        return answer(model, processor, [messages], max_new_tokens)[0]
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise  # of the files and of the machine
+    except Exception as error:  # whatever a family's own code raises
+        if isinstance(processor, PolyVProcessor):
+            raise
+        media = " + ".join(media_of(messages)) or "a text alone"
+        raise ValueError(
+            f"model={name}, of the family {model.config.model_type}, cannot be asked about {media} "
+            f"({type(error).__name__}: {error}). Give another model, or ask about other media."
+        ) from error
+
+
+def media_of(messages: list[dict]) -> tuple[str, ...]:
+    """The kinds of the media in a conversation, in their order."""
+    contents = [message["content"] for message in messages if isinstance(message["content"], list)]
+    return tuple(entry["type"] for content in contents for entry in content if entry["type"] != "text")
+
+
 def conversation(question: str, media: list[tuple[str, Any]]) -> list[dict]:
     """One user's message: the media, as (kind, path or object) with kind "image", "video" or "scene", then the text."""
     content = [{"type": kind, kind: source} for kind, source in media]
@@ -95,7 +131,7 @@ def run(model: str, question: str, media: list[tuple[str, str]], as_json: bool, 
     logging.disable_progress_bar()
     loaded, processor = load(model)
     started = time.perf_counter()
-    [text] = answer(loaded, processor, [conversation(question, media)], max_new_tokens)
+    text = answer_one(model, loaded, processor, conversation(question, media), max_new_tokens)
     seconds = round(time.perf_counter() - started, 2)
     if as_json:
         print(json.dumps({"answer": text, "seconds": seconds, "device": str(loaded.device), "model": model}))
@@ -134,15 +170,14 @@ def _videos_as_frames(conversations: list[list[dict]]) -> tuple[list[list[dict]]
     return decoded, metadata
 
 
-def _scenes_as_images(conversation: list[dict]) -> list[dict]:
-    """The conversation with each scene replaced by its views, for models that know no coordinates."""
+def _as_images(conversation: list[dict], kinds: set[str]) -> list[dict]:
+    """The conversation with each medium of `kinds` replaced by images: a scene by its views, a video by its frames."""
 
     def expand(entry: dict) -> list[dict]:
-        if entry["type"] != "scene":
+        if entry["type"] not in kinds:
             return [entry]
-        scene = entry["scene"]
-        views = scene if isinstance(scene, PosedViews) else PosedViews.load(scene)
-        return [{"type": "image", "image": image} for image in views.images]
+        pictures = _views(entry["scene"]) if entry["type"] == "scene" else _frames(entry["video"])
+        return [{"type": "image", "image": picture} for picture in pictures]
 
     return [
         {**message, "content": [part for entry in message["content"] for part in expand(entry)]}
@@ -150,3 +185,14 @@ def _scenes_as_images(conversation: list[dict]) -> list[dict]:
         else message
         for message in conversation
     ]
+
+
+def _views(scene: Any) -> list[Any]:
+    views = scene.select(MOST_PICTURES) if isinstance(scene, PosedViews) else PosedViews.load(scene, MOST_PICTURES)
+    return list(views.images)
+
+
+def _frames(video: Any) -> list[Any]:
+    if isinstance(video, (str, os.PathLike)):
+        return list(read_video(video, Sampling(min_frames=1, max_frames=MOST_PICTURES, multiple=1))[0])
+    return [video[index] for index in select_views(len(video), MOST_PICTURES)]

@@ -46,7 +46,15 @@ def _demo(args: argparse.Namespace, rest: list[str]) -> None:
 def _world_make(args: argparse.Namespace, rest: list[str]) -> None:
     from polyv.world.make import make_world
 
-    make_world(args.out, args.scenes, args.seed, args.size, args.split, args.workers, progress=True)
+    make_world(
+        args.out,
+        scenes=args.scenes,
+        seed=args.seed,
+        size=args.size,
+        split=args.split,
+        workers=args.workers,
+        progress=True,
+    )
     print(args.out)
 
 
@@ -105,7 +113,8 @@ and the device. The media stand before the question in the order in which you na
 An image is a file that Pillow reads. A video is a file that FFmpeg's libraries read. A scene is a folder in ScanNet's
 layout (color/, depth/ in 16-bit millimetres, pose/ camera-to-world, intrinsic/) or a nerfstudio `transforms.json`
 with depth; see `PosedViews` in the README. A model other than PolyV sees a scene's views as plain images;
-one of another family than Qwen2.5-VL gets a video as frames, 2 a second, of which it takes its pick.""",
+one of another family than Qwen2.5-VL gets a video as frames, 2 a second, of which it takes its pick, or at most 32 of
+them as images where it knows no videos.""",
         """\
   polyv ask --image photo.jpg "What colour is the cup?"
   polyv ask --model polyv-7b --video clip.mp4 --scene scan/ "Is the room in the video the scanned one?"
@@ -214,6 +223,7 @@ own data; see the README). A recipe is a YAML file of fields; a field on the com
 
   --model_name_or_path M      start from this PolyV or Qwen2.5-VL checkpoint
   --upcycle                   make a PolyV of a Qwen2.5-VL checkpoint; without it, it stays dense
+  --freeze_vision             keep the vision encoder as it is; its projection still trains
   --config_name DIR           start from scratch with the config and processor of this folder
   --dataset FILE ...          what to train on
   --dataset_weights W ...     how often to draw from each
@@ -244,7 +254,7 @@ Make a test world for the seed (or reuse the one in --world), ask the model N qu
 each suite its accuracy, n, the 95 % interval (Wilson) and the prior: how often the best answer that can be
 guessed from the question's words alone is right. Works for every model that AutoModelForImageTextToText loads.
 An answer is right when it equals the true one after lower-casing and dropping a final full stop.
-The same seed gives the same questions.
+The same seed gives the same questions. May be interrupted: the same command goes on where it stopped.
 
 suites: general_image, spatial_image, multi_image, spatial_video, cross_video, general_video, scene_qa, situated_qa,
 embodied_qa, temporal_image""",

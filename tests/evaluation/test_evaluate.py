@@ -2,16 +2,19 @@
 """`polyv evaluate`: the report's numbers and form, the same for the same seed, never on training scenes."""
 
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from polyv.ask import media_of
 from polyv.evaluation.evaluate import PRIOR, run, score, table
 from polyv.evaluation.metrics import wilson_interval
 from polyv.evaluation.suites import SUITES
 from polyv.world import priors
+from tests.evaluation.tiny_llava import ONE_IMAGE, save_llava
 
 
 priors_load = priors.load
@@ -111,6 +114,94 @@ def test_both_kinds_of_model_are_measured_and_the_same_seed_gives_the_same_repor
     assert all(set(scores) == {"accuracy", "n", "interval", "prior"} for scores in reports[0]["suites"].values())
     assert reports[0]["model"] == model and reports[0]["seed"] == 3
     assert "mean" in capsys.readouterr().out
+
+
+@pytest.fixture
+def ask(small_world, tmp_path, monkeypatch):
+    """Evaluate, one question a batch, with answers in the model's place that are true of images and of nothing else.
+    Gives how many batches were asked; with `stop_after`, the run is killed at the next one."""
+
+    def key(messages):
+        medium, *_, text = messages[0]["content"]
+        return str(small_world / medium[medium["type"]]), text["text"]
+
+    rows = [json.loads(line) for line in (small_world / "questions.jsonl").read_text().splitlines()]
+    truth = {key(row["messages"]): row["answer"] for row in rows if row["suite"].endswith("image")}
+
+    def ask(model, suites="general_image,scene_qa", n=2, stop_after=None, out="report.json") -> int:
+        asked, written = [], []
+        partial = tmp_path / "out" / f"{out}.partial.jsonl"
+
+        def answer(_model, _processor, conversations, max_new_tokens):
+            if len(asked) == stop_after:
+                written.append(partial.read_bytes())
+                raise KeyboardInterrupt
+            asked.append(conversations)
+            return [truth.get(key(one), "unknown") for one in conversations]
+
+        monkeypatch.setattr("polyv.evaluation.evaluate.answer", answer)
+        arguments = (str(model), suites, 3, n, tmp_path / "out" / out)
+        if stop_after is None:
+            run(*arguments, world=small_world, batch_size=1)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                run(*arguments, world=small_world, batch_size=1)
+            partial.write_bytes(written[0])  # a kill, unlike an interrupt, lets no file be closed
+        return len(asked)
+
+    return ask
+
+
+@pytest.mark.parametrize(("cut", "left"), [(0, 2), (10, 3)])
+def test_an_interrupted_evaluation_asks_only_the_rest(cut, left, ask, untrained, tmp_path):
+    assert ask(untrained.polyv, out="whole.json") == 4
+    ask(untrained.polyv, stop_after=2)
+    partial = tmp_path / "out" / "report.json.partial.jsonl"
+    text = partial.read_text()
+    assert len(text.splitlines()) == 2 + 2 and not (tmp_path / "out" / "report.json").exists()
+    partial.write_text(text[: len(text) - cut])  # killed while it wrote the second answer
+    assert ask(untrained.polyv, stop_after=1) == 1
+    assert ask(untrained.polyv) == left - 1
+    whole, report = ((tmp_path / "out" / name).read_text() for name in ("whole.json", "report.json"))
+    assert report == whole
+    # The answers can be told apart: those about the image are right, those about the scene are not.
+    assert [scores["accuracy"] for scores in json.loads(report)["suites"].values()] == [1, 0]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.json", "whole.json"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "questions"), [({"n": 1}, 2), ({"suites": "scene_qa"}, 2), ("checkpoint", 4), ("questions", 4)]
+)
+def test_answers_to_another_request_are_not_mixed_in(
+    changed, questions, ask, untrained, tmp_path, monkeypatch, capsys
+):
+    model = Path(shutil.copytree(untrained.polyv, tmp_path / "model"))
+    ask(model, stop_after=1)
+    assert "beginning anew" not in capsys.readouterr().out
+    if changed == "checkpoint":
+        os.utime(model / "model.safetensors", ns=(0, 0))
+    elif changed == "questions":
+        monkeypatch.setattr("polyv.evaluation.evaluate._digest", lambda questions: "of another version")
+    assert ask(model, **(changed if isinstance(changed, dict) else {})) == questions
+    assert "beginning anew" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.json"]
+
+
+def test_an_unrelated_family_is_measured(small_world, tmp_path):
+    rows = [json.loads(line) for line in (small_world / "questions.jsonl").read_text().splitlines()]
+    assert {media_of(row["messages"]) for row in rows} >= {("image",), ("image", "image"), ("video",), ("scene",)}
+    names = [name for name in SUITES if any(row["suite"] == name for row in rows)]
+    model = str(save_llava(tmp_path / "llava"))
+    report = run(model, ",".join(names), 3, 1, tmp_path / "report.json", world=small_world)
+    assert [scores["n"] for scores in report["suites"].values()] == [1] * len(names)
+
+
+def test_a_medium_that_the_model_cannot_take_is_refused_before_the_first_batch(ask, tmp_path):
+    model = save_llava(tmp_path / "llava", ONE_IMAGE)
+    with pytest.raises(ValueError, match="of the family llava, cannot be asked about scene"):
+        ask(model)
+    assert not (tmp_path / "out").exists()
+    assert ask(model, suites="general_image") == 2
 
 
 def test_a_test_world_of_the_seed_is_made_where_there_is_none(untrained, small_world, tmp_path, monkeypatch):

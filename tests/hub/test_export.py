@@ -18,7 +18,6 @@ from polyv.hub.export import MODEL_AUTO_MAP, PROCESSOR_AUTO_MAP, export, flat_co
 
 
 NANO = Path(__file__).parents[2] / "checkpoints" / "polyv-nano"
-needs_nano = pytest.mark.skipif(not (NANO / "config.json").exists(), reason="checkpoints/polyv-nano is not there yet")
 
 
 @pytest.fixture
@@ -231,10 +230,13 @@ STRANGER = """
 
 
 @pytest.mark.slow
-def test_an_exported_checkpoint_works_where_the_package_is_not(untrained, small_world, tmp_path, monkeypatch):
+@pytest.mark.parametrize("committed", [False, True])
+def test_an_exported_checkpoint_works_where_the_package_is_not(
+    untrained, small_world, tmp_path, monkeypatch, committed
+):
     script = tmp_path / "stranger.py"
     script.write_text(textwrap.dedent(STRANGER))
-    out = export(untrained.polyv, tmp_path / "exported")
+    out = NANO if committed else export(untrained.polyv, tmp_path / "exported")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "cache" / "modules"))
     arguments = [str(out), str(small_world / "scenes/000000/scene"), str(tmp_path / "saved")]
@@ -244,7 +246,6 @@ def test_an_exported_checkpoint_works_where_the_package_is_not(untrained, small_
     assert done.stdout.splitlines()[-1] == "loaded without the package"
 
 
-@needs_nano
 def test_the_committed_checkpoint_carries_todays_code():
     for name, text in flat_code().items():
         assert (NANO / name).read_text(encoding="utf-8") == text, f"{name}: run `polyv export {NANO} {NANO}`"

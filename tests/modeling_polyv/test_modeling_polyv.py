@@ -1,7 +1,14 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    DynamicCache,
+    StaticCache,
+)
 
 from polyv import PolyVForConditionalGeneration, PolyVModel
 from polyv.modeling_polyv.modeling_polyv import PolyVTextModel
@@ -125,6 +132,19 @@ def test_hidden_states_and_attentions():
     assert len(output.hidden_states) == 9 and len(output.attentions) == 8
 
 
+def test_eager_attention_equals_sdpa():
+    """In both towers: the vision encoder's is per window, the decoder's causal and padded."""
+    batch, logits = tiny.inputs(list(ROWS.values())), []
+    for implementation in ("eager", "sdpa"):
+        model = tiny.polyv()
+        model.set_attn_implementation(implementation)
+        for part in (model.model.visual, model.model.language_model):
+            assert part.config._attn_implementation == implementation
+        with torch.no_grad():
+            logits.append(model(**batch).logits[batch["attention_mask"].bool()])
+    torch.testing.assert_close(*logits, atol=2e-5, rtol=1e-4)
+
+
 # --- Encodings -----------------------------------------------------------------------------------------------------
 
 
@@ -140,6 +160,30 @@ def test_coordinates_reach_scenes_and_only_scenes(model):
     with torch.no_grad():
         scene, image = (model(**batch).logits - model(**moved).logits).abs().amax(dim=(1, 2))
     assert scene > 1e-3 and image == 0
+
+
+def test_each_coordinate_reaches_its_own_token_alone(model):
+    """Among views of several windows, which the vision encoder sorts its tokens by, and an image that has none."""
+    batch = tiny.inputs([[("scene", 8, 12), ("scene", 4, 4)], tiny.IMAGE_ROW])
+    images, coords = (batch["pixel_values"], batch["image_grid_thw"]), batch["image_coords"]
+    encoding, scene_tokens = model.model.coordinate_encoding, 24 + 4
+    assert coords.isnan().all(dim=1).tolist() == [False] * scene_tokens + [True] * 6
+
+    def features(coords):
+        return torch.cat(model.get_image_features(*images, image_coords=coords).pooler_output)
+
+    def embeddings(coords):
+        return model(**{**batch, "image_coords": coords}, output_hidden_states=True).hidden_states[0]
+
+    with torch.no_grad():
+        for token in range(scene_tokens):
+            moved = coords.clone()
+            moved[token] += torch.tensor([0.3, -0.2, 0.1])
+            difference = features(moved) - features(coords)
+            assert difference.any(dim=1).nonzero().flatten().tolist() == [token]
+            torch.testing.assert_close(difference[token], (encoding(moved) - encoding(coords))[token])
+        place = (batch["input_ids"] == tiny.IMAGE).nonzero()[token]
+        assert (embeddings(moved) - embeddings(coords)).any(dim=2).nonzero().tolist() == [place.tolist()]
 
 
 def test_an_image_is_a_view_without_coordinates(model):
@@ -232,6 +276,19 @@ def test_a_left_padded_batch_equals_its_rows(model, arguments):
         images += sum(kind != "video" for kind, *_ in row)
         videos += sum(kind == "video" for kind, *_ in row)
         assert new_tokens(model, single, **arguments)[0] == together[index], index
+
+
+def test_a_static_cache_generates_what_a_dynamic_one_does(model):
+    """On left-padded rows of every kind: the static cache has room left, which must count for nothing."""
+    batch = tiny.inputs(list(ROWS.values()))
+    arguments = {**GREEDY, "output_logits": True, "return_dict_in_generate": True}
+    dynamic = model.generate(**batch, **arguments)
+    static = model.generate(**batch, **arguments, cache_implementation="static")
+    assert isinstance(dynamic.past_key_values, DynamicCache) and isinstance(static.past_key_values, StaticCache)
+    assert static.sequences.tolist() == dynamic.sequences.tolist()
+    assert len(set(dynamic.sequences[:, -8:].flatten().tolist())) > 3  # not one token all along
+    for step, (one, other) in enumerate(zip(static.logits, dynamic.logits, strict=True)):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4, msg=f"step {step}")
 
 
 def row_of(batch: dict, index: int, row: list, first_image: int, first_video: int) -> dict:

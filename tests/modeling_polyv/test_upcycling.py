@@ -1,6 +1,6 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """Parity of an upcycled PolyV with the Qwen2.5-VL it came from. Checkpoints are random, with the published ones' key
-names: 3B ties its embeddings, 7B does not; today's are sharded and use the legacy names."""
+names: 3B ties its embeddings, 7B does not; both use the legacy names and a flat config.json (`tiny.publish`)."""
 
 import json
 
@@ -88,6 +88,48 @@ def test_without_normalised_weights_the_function_changes(checkpoint):
     batch = tiny.inputs(PARITY_INPUTS["text"], synergy=False)
     with torch.no_grad():
         assert (model(**batch).logits - dense(**batch).logits).abs().max() > 1e-2
+
+
+# Neither the theta nor the sections are a default of anybody's: what is lost shows.
+ROPE = {"rope_type": "default", "rope_theta": 500.0, "mrope_section": [1, 2, 3]}
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["3B-tied", "7B-untied"])
+def published(request, tmp_path_factory):
+    dense = tiny.dense(tied=request.param, rope_parameters=dict(ROPE))
+    return dense, tiny.publish(tiny.save_dense(dense, tmp_path_factory.mktemp("published"), legacy_names=False))
+
+
+def test_the_published_layout_is_the_one_on_the_hub(published):
+    dense, folder = published
+    keys = set(load_file(folder / "model.safetensors"))
+    layer = {key for key in keys if key.startswith("model.layers.0.")}
+    block = {key for key in keys if key.startswith("visual.blocks.0.")}
+    rest = {key for key in keys if not key.startswith(("model.layers.", "visual.blocks."))}
+    assert layer == tiny.PUBLISHED_LAYER and block == tiny.PUBLISHED_VISION_BLOCK
+    assert rest == tiny.PUBLISHED_REST - ({"lm_head.weight"} if dense.config.tie_word_embeddings else set())
+    config = json.loads((folder / "config.json").read_text())
+    assert "text_config" not in config and config["hidden_size"] == 48 and config["rope_theta"] == 500
+    assert config["rope_scaling"] == {"type": "mrope", "mrope_section": [1, 2, 3]}
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_a_published_checkpoint_gives_the_dense_models_logits(published, kind, tmp_path):
+    dense, folder = published
+    model = upcycled(folder)
+    model.save_pretrained(tmp_path)
+    batch = tiny.inputs(PARITY_INPUTS[kind], synergy=False)
+    keep = batch["attention_mask"].bool()
+    for polyv in (model, PolyVForConditionalGeneration.from_pretrained(tmp_path)):
+        config = polyv.config.text_config
+        assert {name: config.rope_parameters[name] for name in ROPE} == ROPE
+        assert config.layer_types == ["full_attention"] * 8  # `sliding_window` is a number there, and not in use
+        tied = polyv.get_input_embeddings().weight is polyv.get_output_embeddings().weight
+        assert tied == polyv.config.tie_word_embeddings == dense.config.tie_word_embeddings
+        assert polyv.generation_config.eos_token_id == [2, 1] and polyv.generation_config.repetition_penalty == 1.05
+        with torch.no_grad():
+            expected, measured = dense(**batch).logits, polyv(**batch).logits
+        torch.testing.assert_close(measured[keep], expected[keep], atol=2e-5, rtol=1e-4)
 
 
 def test_experts_are_the_dense_ffn_and_saving_keeps_them(checkpoint, tmp_path):

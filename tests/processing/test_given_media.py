@@ -1,9 +1,11 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from polyv.processing.given_media import check_positive, content_entries, flatten, is_image, is_video
+from polyv.processing.given_media import check_counts, check_positive, content_entries, flatten, is_image, is_video
 
 
 PICTURE = Image.new("RGB", (4, 4))
@@ -44,6 +46,28 @@ def test_images_are_counted(given, count):
 )
 def test_videos_are_told_from_lists_of_them(given, count):
     assert len(flatten(given, is_video)) == count
+
+
+@pytest.mark.parametrize(
+    "is_one, given, placeholders, message",
+    [
+        (is_image, None, [0, 0], None),
+        (is_image, PICTURE, [1, 0], None),
+        (is_image, [PICTURE] * 3, [2, 1], None),
+        (is_image, FRAMES, [3], None),
+        (is_image, [[PICTURE], [], None], [1, 0, 0], None),
+        (is_image, [FRAMES, FRAMES[:1]], [3, 1], None),
+        (is_image, [FRAMES[:1], FRAMES], [3, 1], r"media\[0\]: got 1, but text\[0\] holds 3 <x>"),
+        (is_image, [PICTURE] * 3, [1, 1], r"media: got 3, but the text holds 2 <x>"),
+        (is_video, [list(FRAMES), FRAMES], [2, 0], None),  # two videos, not the lists of two samples
+        (is_video, [[list(FRAMES)], [FRAMES]], [1, 1], None),
+        (is_video, [[list(FRAMES)], [FRAMES]], [2, 0], r"media\[0\]: got 1, but text\[0\] holds 2 <x>"),
+        (is_video, [["a.mp4"]], [1, 0], r"media: got 1 lists for 2 text\(s\)"),
+    ],
+)
+def test_lists_are_counted_a_sample_and_others_in_all(is_one, given, placeholders, message):
+    with nullcontext() if message is None else pytest.raises(ValueError, match=message):
+        check_counts("media", given, is_one, "<x>", placeholders)
 
 
 def user(*content):

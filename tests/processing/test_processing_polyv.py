@@ -288,12 +288,36 @@ def test_answers_are_masked_in_the_right_place_after_scenes(processor, media):
         (VIDEO * 2, {"videos": [CLIP], "fps": 4}, r"videos: got 1, but the text holds 2 <\|video_pad\|>"),
         (SCENE, {}, r"scenes: got 0, but the text holds 1 <\|scene_pad\|>"),
         (IMAGE, {"scenes": [None]}, r"images: got 0, but the text holds 1"),
-        ([IMAGE, "b"], {"images": [PICTURES[:1], PICTURES[:1]]}, r"images: got 2, but the text holds 1"),
+        ([IMAGE, "b"], {"images": [PICTURES[:1], PICTURES[:1]]}, r"images\[1\]: got 1, but text\[1\] holds 0"),
     ],
 )
 def test_counts_that_differ_are_refused(processor, text, media, message):
     with pytest.raises(ValueError, match=message):
         processor(text=text, **media)
+
+
+@pytest.mark.parametrize(
+    "name, text, token, file",
+    [
+        ("images", IMAGE, "image_pad", "image.png"),
+        ("videos", VIDEO, "video_pad", "video.mp4"),
+        ("scenes", SCENE, "scene_pad", "scene"),
+    ],
+)
+def test_no_medium_of_one_sample_goes_to_another(processor, media, name, text, token, file):
+    one = str(media / file)
+    for lists, texts, message in (
+        ([[one], [one]], [text * 2, "b"], r"\[0\]: got 1, but text\[0\] holds 2"),
+        ([[one], [one, one]], [text, text], r"\[1\]: got 2, but text\[1\] holds 1"),
+        ([[], [one]], [text, "b"], r"\[0\]: got 0, but text\[0\] holds 1"),
+    ):
+        with pytest.raises(ValueError, match=rf"^{name}{message} <\|{token}\|> placeholder\(s\)\. Give as many media"):
+            processor(text=texts, **{name: lists})
+    with pytest.raises(ValueError, match=rf"^{name}: got 1 lists for 2 text\(s\)\. Give one list a text"):
+        processor(text=[text, text], **{name: [[one, one]]})
+    kwargs = {"padding": True, "return_tensors": "pt"}
+    alone = processor(text=["b", text * 2], **{name: [one, one]}, **kwargs)  # a flat list is counted in all
+    assert_same(processor(text=["b", text * 2], **{name: [None, [one, one]]}, **kwargs), alone)
 
 
 def test_other_misuse_is_refused(processor):

@@ -2,6 +2,7 @@
 """Scenes as files: ScanNet's layout as published, nerfstudio's transforms.json, and everything wrong with them."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -164,8 +165,59 @@ def test_swapped_intrinsics_are_told(tmp_path):
     files = [tmp_path / f"scene/intrinsic/intrinsic_{name}.txt" for name in ("depth", "color")]
     first, second = files[0].read_text(), files[1].read_text()
     files[0].write_text(second), files[1].write_text(first)
-    with pytest.raises(ValueError, match=r"intrinsics\[0\] \(of the depth map\): .* of another resolution"):
+    with pytest.raises(ValueError, match=r"scene/intrinsic/intrinsic_color\.txt: .* of another resolution"):
         PosedViews.load(tmp_path / "scene")
+
+
+@pytest.mark.parametrize(
+    "file, matrix, message",
+    [
+        ("pose/2.txt", np.diag([2.0, 1, 1, 1]), "not a rigid motion"),
+        ("pose/2.txt", np.full((4, 4), np.nan), "holds NaN or infinity"),
+        ("intrinsic/intrinsic_depth.txt", -np.eye(3), r"got .*, expected \[\[fx, 0, cx\]"),
+        ("intrinsic/intrinsic_depth.txt", intrinsics_for(600, 800), "the principal point .* of another resolution"),
+        ("intrinsic/intrinsic_color.txt", -np.eye(3), r"got .*, expected \[\[fx, 0, cx\]"),
+    ],
+)
+def test_what_is_wrong_with_one_view_of_a_folder_names_its_file(folder, file, matrix, message):
+    np.savetxt(folder / file, matrix)
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(folder / file))}: {message}"):
+        PosedViews.load(folder, num_views=2)  # the first and the last: 2.txt is the second of them
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"transform_matrix": np.diag([2.0, 1, 1, 1]).tolist()}, "transform_matrix: not a rigid motion"),
+        ({"transform_matrix": [[1, 2], [3, 4]]}, r"transform_matrix: got shape \[2, 2\]"),
+        ({"cx": 500}, "the principal point .* of another resolution"),
+        ({"fl_x": -1}, r"got .*, expected \[\[fx, 0, cx\]"),
+        ({"fl_x": "wide"}, "fl_x, fl_y, cx, cy, w and h must be numbers"),
+    ],
+)
+def test_what_is_wrong_with_one_frame_of_transforms_names_it(transforms, change, message):
+    edit(transforms, lambda content: content["frames"][2].update(change))
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(transforms))}: \./images/2\.jpg: {message}"):
+        PosedViews.load(transforms, num_views=2)
+
+
+@pytest.mark.parametrize("layout", ["folder", "transforms"])
+def test_depth_that_is_none_names_its_files(folder, transforms, layout):
+    scene = folder if layout == "folder" else transforms.parent
+    for view in range(3):
+        Image.fromarray(np.zeros((60, 80), np.uint16)).save(scene / f"depth/{view}.png")
+    first = rf"^{re.escape(str(scene))}/depth/0\.png"
+    with pytest.raises(ValueError, match=rf"{first} and 2 more: depths: none of the 14400 values of 3 views"):
+        PosedViews.load(scene)
+    with pytest.raises(ValueError, match=rf"{first}: depths: none of the 4800 values of 1 views"):
+        PosedViews.load(scene, num_views=1)
+
+
+def test_depth_without_pixels_is_refused(transforms):
+    np.save(transforms.parent / "empty.npy", np.zeros((0, 80)))
+    edit(transforms, lambda content: content["frames"][0].update(depth_file_path="empty.npy"))
+    with pytest.raises(ValueError, match=r"empty\.npy: got shape \[0, 80\], expected \[h, w\]"):
+        PosedViews.load(transforms)
 
 
 @pytest.mark.parametrize(

@@ -57,10 +57,20 @@ def test_exif_rotation_is_applied(tmp_path, suffix, orientation, corner):
     image.paste((255, 255, 255), (0, 0, 8, 8))  # white where the first pixel is stored
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image.save(tmp_path / f"a.{suffix}", exif=exif)
-    upright = read_image(tmp_path / f"a.{suffix}")
-    assert upright.size == ((40, 24) if orientation in (1, 3) else (24, 40))
-    assert np.mean(upright.getpixel(corner)) > 200
+    path = tmp_path / f"a.{suffix}"
+    image.save(path, exif=exif)
+    with Image.open(path) as lazy, Image.open(path) as loaded:
+        loaded.load()
+        uprights = [
+            read_image(path),
+            load_image(path),
+            load_image(path.read_bytes()),
+            *map(load_image, (lazy, loaded)),
+        ]
+    for upright in uprights:
+        assert upright.size == ((40, 24) if orientation in (1, 3) else (24, 40))
+        assert np.mean(upright.getpixel(corner)) > 200
+    assert load_image(uprights[-1]).size == uprights[-1].size  # once: its mark is gone
 
 
 def test_a_picture_may_come_as_bytes_and_under_another_picture_name(tmp_path):

@@ -135,6 +135,64 @@ def test_truncated_videos_are_refused(tmp_path, name, options, message):
         read_video(path, Sampling())
 
 
+def end_of_frame(path, number):
+    """How many bytes of the file there are up to the end of its k-th frame."""
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][number - 1]
+        return packet.pos + packet.size
+
+
+LATE = [5 + index / 8 for index in range(80)]
+
+
+@pytest.mark.parametrize(
+    "name, times, options",
+    [
+        ("a.mp4", None, {"movflags": "faststart"}),
+        ("late.mp4", LATE, {"movflags": "faststart"}),
+        ("a.mov", None, {"movflags": "faststart"}),
+        ("a.avi", None, {}),
+    ],
+)
+def test_where_frames_are_counted_a_twentieth_is_missed(tmp_path, name, times, options):
+    path = write_video(tmp_path / name, range(0, 240, 3), times, noise=15, **options)
+    content = path.read_bytes()
+    assert read_video(path, Sampling())[1].total_num_frames == 80
+    for end in [end_of_frame(path, 76), end_of_frame(path, 70)]:
+        path.write_bytes(content[:end])
+        with pytest.raises(ValueError, match=r"cut short: it claims 10\.0. s, but its frames end at [89]\."):
+            read_video(path, Sampling())
+    if name != "a.avi":  # there the last twentieth is but an index
+        path.write_bytes(content[: len(content) * 95 // 100])
+        with pytest.raises(ValueError, match=r"cut short: its data end within frame 7\d"):
+            read_video(path, Sampling())
+
+
+@pytest.mark.parametrize("start, length", [(0, 5), (0, 9.5), (3.3, 6.66), (2.53, 2.5), (5.06, 5.06)])
+def test_a_trimmed_video_is_whole_until_it_is_cut(tmp_path, start, length):
+    """Phones trim by an edit list: the file keeps frames that it does not show."""
+    path = write_video(tmp_path / "a.mp4", range(0, 240, 3), noise=15, movflags="faststart")
+    with av.open(str(path)) as container:
+        ticks = 1 / container.streams.video[0].time_base
+    end = end_of_frame(path, int(8 * min(start + length, 10)) - 4)
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"elst") + 12  # ISO 14496-12: length in ms, start in the track's ticks
+    content[entry : entry + 8] = round(length * 1000).to_bytes(4, "big") + round(start * ticks).to_bytes(4, "big")
+    path.write_bytes(content)
+    frames, _ = read_video(path, Sampling(every_frame=True))
+    assert abs(len(frames) - 8 * length) < 2
+    path.write_bytes(content[:end])
+    with pytest.raises(ValueError, match="cut short: it claims"):
+        read_video(path, Sampling())
+
+
+def test_pauses_that_avi_counts_as_frames_are_not_missed(tmp_path):
+    times = [index / 12 for index in range(12)] + [1.0, 2.0, 3.0]
+    path = write_video(tmp_path / "a.avi", LEVELS[:15], times)
+    frames, metadata = read_video(path, Sampling(every_frame=True))
+    assert seen(frames) == list(range(15)) and metadata.duration > 3
+
+
 def test_damaged_data_is_refused(tmp_path):
     path = write_video(tmp_path / "a.mp4", LEVELS[:16], movflags="faststart")
     content = bytearray(path.read_bytes())

@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+from datasets import concatenate_datasets
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -120,6 +121,7 @@ def test_lengths_foresee_how_many_tokens_rows_take(collator, data):
     dataset = read_rows(data / "rows.jsonl")
     actual = [collator([row])["input_ids"].shape[1] for row in dataset]
     assert collator.lengths(dataset) == pytest.approx(actual, abs=3)
+    assert collator.lengths(concatenate_datasets([dataset, dataset])) == 2 * collator.lengths(dataset)
 
 
 @given(

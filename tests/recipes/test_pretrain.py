@@ -5,17 +5,25 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    Qwen2_5_VLForConditionalGeneration,
+    TrainingArguments,
+)
 from transformers.models.qwen2_5_vl import Qwen2_5_VLProcessor
 from trl import SFTConfig, TrlParser
 
 from polyv import PolyVForConditionalGeneration, PolyVProcessor
 from polyv.recipes.nano import SCENES
 from polyv.recipes.pretrain import DataArguments, ModelArguments, main
+from polyv.recipes.vision import VisionArguments
 
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*/*.yaml"))
+FILES = sorted((Path(__file__).parents[2] / "recipes").glob("*/*.yaml"))
+RECIPES = [file for file in FILES if file.stem != "vision"]
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +125,12 @@ def test_refuses_unknown_keys_in_the_file(config, tmp_path):
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_the_recipes_are_complete(file):
+    if file.stem == "vision":
+        vision, training = TrlParser((VisionArguments, TrainingArguments)).parse_args_and_config(
+            ["--config", str(file)]
+        )
+        assert vision.world and training.max_steps > 0
+        return
     model, data, training = TrlParser((ModelArguments, DataArguments, SFTConfig)).parse_args_and_config(
         ["--config", str(file)]
     )
@@ -125,3 +139,37 @@ def test_the_recipes_are_complete(file):
     # Left out, both would be on, with `use_cpu` too: each recipe must say what it wants.
     assert "bf16:" in file.read_text() and not training.gradient_checkpointing
     assert model.upcycle == (file.stem == "tune")
+
+
+def test_the_vision_recipe_is_complete():
+    (file,) = set(FILES) - set(RECIPES)
+    vision, training = TrlParser((VisionArguments, TrainingArguments)).parse_args_and_config(["--config", str(file)])
+    assert vision.world and training.max_steps > 0
+
+
+@pytest.mark.parametrize("stage", ["pretrain-captions", "pretrain"])
+def test_the_backbone_sees_no_label_on_space_or_time(stage):
+    (file,) = (file for file in RECIPES if file.stem == stage and file.parent.name == "polyv-nano")
+    names = {Path(path).name for path in yaml.safe_load(file.read_text())["dataset"]}
+    assert names <= {"captions.jsonl", "general.jsonl"}
+
+
+def test_each_recipe_starts_where_the_one_before_ended():
+    settings = {file.stem: yaml.safe_load(file.read_text()) for file in FILES if file.parent.name == "polyv-nano"}
+    start = "runs/nano-start"
+    for stage in ("vision", "pretrain-captions", "pretrain", "tune"):
+        assert settings[stage].get("model_name_or_path", settings[stage].get("config_name")) == start
+        start = settings[stage]["output_dir"]
+
+
+@pytest.mark.parametrize("upcycle", [False, True])
+def test_a_frozen_encoder_stays_and_its_projection_learns(config, backbone, tmp_path, upcycle):
+    arguments = ["--model_name_or_path", str(backbone), "--upcycle", str(upcycle), "--freeze_vision", "true"]
+    arguments += ["--max_steps", "2", "--save_steps", "1", "--output_dir", str(tmp_path)]
+    main(["--config", str(config), *arguments])
+    one, two = (AutoModelForImageTextToText.from_pretrained(tmp_path / f"checkpoint-{step}") for step in (1, 2))
+    assert isinstance(one, PolyVForConditionalGeneration) == upcycle
+    for name, weight in one.named_parameters():
+        if "visual" in name:
+            assert torch.equal(weight, two.get_parameter(name)) == ("merger" not in name), name
+    assert not torch.equal(one.get_input_embeddings().weight, two.get_input_embeddings().weight)
