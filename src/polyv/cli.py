@@ -252,7 +252,8 @@ def _add_evaluate(commands) -> None:
         """\
 Make a test world for the seed (or reuse the one in --world), ask the model N questions of each suite, and print for
 each suite its accuracy, n, the 95 % interval (Wilson) and the prior: how often the best answer that can be
-guessed from the question's words alone is right. Works for every model that AutoModelForImageTextToText loads.
+guessed from the question's words alone is right. Works for every model that AutoModelForImageTextToText loads; one
+that cannot take a suite's media is refused at the start.
 An answer is right when it equals the true one after lower-casing and dropping a final full stop.
 The same seed gives the same questions. May be interrupted: the same command goes on where it stopped.
 
