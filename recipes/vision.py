@@ -128,18 +128,11 @@ class Pictures(torch.utils.data.Dataset):
     """All still pictures of a world: each scene's image, the one from the moved camera, and its views."""
 
     def __init__(self, world: str | Path, records: Sequence[SceneRecord]):
-        self.shots: list[tuple[Path, list[Seen]]] = []
-        for record in records:
-            media, things = record.media, record.objects
-            shots = [
-                (media.image, record.image_camera, [thing.in_image for thing in things]),
-                (media.moved, record.moved_camera, [thing.in_moved for thing in things]),
-            ]
-            for view, camera in enumerate(record.view_cameras):
-                looks = [thing.in_views[view] for thing in things]
-                shots.append((f"{media.scene}/color/{view}.png", camera, looks))
-            for path, camera, looks in shots:
-                self.shots.append((Path(world) / path, seen_in(things, looks, camera.width, camera.height)))
+        self.shots = [
+            (Path(world) / path, seen_in(record.objects, looks, camera.width, camera.height))
+            for record in records
+            for path, camera, looks in record.stills()
+        ]
 
     def __len__(self) -> int:
         return len(self.shots)

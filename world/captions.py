@@ -52,10 +52,7 @@ def captions(record: SceneRecord, rng: np.random.Generator) -> list[tuple[tuple[
         ("video", media.video, record.video_cameras[0], [thing.in_video[0] for thing in record.objects], both),
         ("scene", media.scene, record.view_cameras[0], [thing.in_views[0] for thing in record.objects], both),
     ]
-    stills = [(media.moved, record.moved_camera, [thing.in_moved for thing in record.objects])]
-    for view, camera in enumerate(record.view_cameras):
-        path = f"{media.scene}/color/{view}.png"
-        stills.append((path, camera, [thing.in_views[view] for thing in record.objects]))
+    _, *stills = record.stills()  # the image itself has both styles, above
     shots += [("image", path, camera, looks, (both[rng.integers(2)],)) for path, camera, looks in stills]
 
     written = []

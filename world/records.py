@@ -105,3 +105,16 @@ class SceneRecord(_Record):
     camera_motion: Literal["left", "right", "up", "down", "forward", "backward"]
     video_cameras: tuple[Camera, ...]
     view_cameras: tuple[Camera, ...]
+
+    def stills(self) -> list[tuple[str, Camera, list[Appearance]]]:
+        """All pictures of the scene at time 0: the image, the one from the moved camera, and each view. Of each its
+        path (as in `media`), its camera, and how every object shows in it."""
+        things, media = self.objects, self.media
+        shots = [
+            (media.image, self.image_camera, [thing.in_image for thing in things]),
+            (media.moved, self.moved_camera, [thing.in_moved for thing in things]),
+        ]
+        for view, camera in enumerate(self.view_cameras):
+            path = f"{media.scene}/color/{view}.png"
+            shots.append((path, camera, [thing.in_views[view] for thing in things]))
+        return shots
