@@ -5,7 +5,7 @@ import base64
 import io
 import os
 import urllib.request
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -105,7 +105,8 @@ def load_image(image: Any, max_pixels: int = MAX_IMAGE_PIXELS, rescale: bool = T
     if isinstance(image, (bytes, os.PathLike)) or (isinstance(image, str) and os.path.isfile(image)):
         return read_image(image, max_pixels)
     if isinstance(image, str):
-        return read_image(_fetch(image), max_pixels, f"image {_short(image)}")
+        content = fetch(image, "image") if is_address(image) else _from_base64(image)
+        return read_image(content, max_pixels, f"image {short(image)}")
     if isinstance(image, Image.Image):
         check_pixels(*image.size, max_pixels, "image")
         return to_rgb(ImageOps.exif_transpose(image))
@@ -176,24 +177,38 @@ def _top(values: np.ndarray, name: str) -> float:
     return 1 if values.dtype.kind == "f" and high <= 1 else 255
 
 
-def _fetch(address: str) -> bytes:
-    """What an http(s) or data: URL, or a bare base64 string, holds."""
-    if address.startswith(("http://", "https://", "data:")):
-        request = urllib.request.Request(address, headers={"User-Agent": "polyv"})
-        try:
-            with urllib.request.urlopen(request, timeout=60) as response:
-                return response.read()
-        except OSError as error:
-            raise OSError(f"image {_short(address)}: it cannot be fetched ({error}).") from error
-        except ValueError as error:
-            raise ValueError(f"image {_short(address)}: not a URL that holds a picture ({error}).") from error
+def is_address(medium: Any) -> TypeGuard[str]:
+    """Whether it is an http(s) or data: URL."""
+    return isinstance(medium, str) and medium.startswith(("http://", "https://", "data:"))
+
+
+def fetch(address: str, kind: str) -> bytes:
+    """What an http(s) or data: URL holds; `kind` ("image", "video") names it in messages.
+
+    Raises:
+        OSError: it cannot be fetched.
+        ValueError: it is no URL.
+    """
+    request = urllib.request.Request(address, headers={"User-Agent": "polyv"})
     try:
-        content = base64.b64decode("".join(address.split()), validate=True)
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.read()
+    except OSError as error:
+        raise OSError(f"{kind} {short(address)}: it cannot be fetched ({error}).") from error
+    except ValueError as error:
+        raise ValueError(f"{kind} {short(address)}: not a valid URL ({error}).") from error
+
+
+def _from_base64(text: str) -> bytes:
+    """The picture that a bare base64 string holds."""
+    try:
+        content = base64.b64decode("".join(text.split()), validate=True)
         Image.open(io.BytesIO(content)).close()  # many a file name is also valid base64
     except (ValueError, UnidentifiedImageError):
-        raise FileNotFoundError(f"image {_short(address)}: no such file, nor a picture in base64.") from None
+        raise FileNotFoundError(f"image {short(text)}: no such file, nor a picture in base64.") from None
     return content
 
 
-def _short(address: str) -> str:
+def short(address: str) -> str:
+    """An address for a message: a data: URL may be millions of characters long."""
     return address if len(address) <= 200 else f"{address[:60]}…"

@@ -1,13 +1,16 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
-"""Which checkpoint of a run to go on from: the newest that was written to its end."""
+"""Going on with a run: from which checkpoint (the newest that was written to its end), and whether there is any need."""
 
 import json
+import math
+import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from transformers import TrainerState
-from transformers.trainer_utils import sort_checkpoints
+from transformers import Trainer, TrainerState
+from transformers.trainer_utils import TrainOutput, sort_checkpoints
 
 
 def last_complete(output_dir: str, with_optimizer: bool = True, sharded: bool = False) -> str | None:
@@ -56,6 +59,50 @@ def find_fault(checkpoint: str, with_optimizer: bool = True, sharded: bool = Fal
     return None
 
 
-def steps_of(checkpoint: str) -> int:
-    """After how many optimizer steps a checkpoint was saved."""
-    return TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json")).global_step
+class ResumingTrainer(Trainer):
+    """A Trainer whose `resume_from_checkpoint="auto"` goes on from the last complete checkpoint in `output_dir`, if there
+    is one. A finished run stays finished: Trainer would take one step more."""
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """Train. "auto" (or true) means the last complete checkpoint in `output_dir`, or the start where there is none.
+
+        Raises:
+            ValueError: `resume_from_checkpoint` names a folder that is no complete checkpoint.
+        """
+        checkpoint = None if resume_from_checkpoint is None else str(resume_from_checkpoint)
+        saved = {
+            "with_optimizer": not self.args.save_only_model,
+            "sharded": self.is_fsdp_enabled or self.is_deepspeed_enabled,
+        }
+        if checkpoint in ("auto", "true", "True"):
+            checkpoint = last_complete(self.args.output_dir, **saved)
+        elif checkpoint is not None and (fault := find_fault(checkpoint, **saved)):
+            raise ValueError(
+                f"resume_from_checkpoint={checkpoint}: no complete checkpoint ({fault}). Name another, or give auto."
+            )
+        if checkpoint is not None:
+            state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
+            if state.global_step >= self.planned_steps():  # Trainer would take one more
+                self._say(
+                    f"{checkpoint}: all {state.global_step} steps are done; nothing left to train, whatever the data. "
+                    "To train anew give another --output_dir, to go on a greater --max_steps."
+                )
+                self._load_from_checkpoint(checkpoint)
+                self.state = state
+                return TrainOutput(state.global_step, math.nan, {})
+            self._say(
+                f"{checkpoint}: going on after step {state.global_step}. To begin anew give another --output_dir."
+            )
+        return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+
+    def _say(self, text: str) -> None:
+        if self.is_world_process_zero():
+            print(text)
+
+    def planned_steps(self) -> int:
+        """How many optimizer steps the whole run takes."""
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        batches = len(self.train_dataset) / (self.args.train_batch_size * self.args.world_size)
+        batches = math.floor(batches) if self.args.dataloader_drop_last else math.ceil(batches)
+        return math.ceil(self.args.num_train_epochs * math.ceil(batches / self.args.gradient_accumulation_steps))

@@ -9,6 +9,8 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets, interleave_datasets, load_dataset
 
+from polyv.processing.still_images import is_address
+
 
 MEDIA = ("image", "video", "scene")
 _ROLES = ("system", "user", "assistant")
@@ -50,7 +52,7 @@ def _check_entry(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
         return {"type": "text", "text": entry["text"]}
     if kind not in MEDIA or not isinstance(medium := entry.get(kind, entry.get("path", entry.get("url"))), str):
         raise ValueError(f"entry {entry!r:.80}: expected a 'type' among text, {', '.join(MEDIA)}, and its value")
-    if not medium.startswith(("http://", "https://")):
+    if kind == "scene" or not is_address(medium):
         medium = os.path.join(folder, medium)
         if not os.path.exists(medium):
             raise ValueError(f"{kind} {medium}: no such file")

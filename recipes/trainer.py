@@ -2,7 +2,6 @@
 """The trainer every stage builds on: TRL's SFTTrainer, where it would go wrong for PolyV, put right."""
 
 import json
-import math
 import os
 from typing import Any
 
@@ -11,11 +10,10 @@ from datasets import Dataset
 from huggingface_hub import ModelCard, ModelCardData
 from matplotlib.figure import Figure
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback, TrainerState
-from transformers.trainer_utils import TrainOutput
+from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from polyv.recipes.checkpoints import find_fault, last_complete
+from polyv.recipes.checkpoints import ResumingTrainer
 from polyv.recipes.collator import IGNORED, ConversationCollator, EvenBatches
 
 
@@ -35,7 +33,7 @@ processor = AutoProcessor.from_pretrained("{where}")
 """
 
 
-class PolyVTrainer(SFTTrainer):
+class PolyVTrainer(ResumingTrainer, SFTTrainer):
     """SFTTrainer for PolyV, and for the dense Qwen2.5-VL that it is upcycled from.
 
     What differs, and why:
@@ -45,7 +43,7 @@ class PolyVTrainer(SFTTrainer):
       makes Trainer average the micro-batches' means instead.
     - The collator reads media itself: every column of the dataset reaches it, and `max_length` cuts nothing.
     - `train_sampling_strategy="group_by_length"` groups by length with media counted, and resumes exactly.
-    - `resume_from_checkpoint="auto"` goes on from the last checkpoint if there is one; a finished run stays finished.
+    - It resumes as `ResumingTrainer` does.
 
     Args:
         datasets: what the model card names as training data.
@@ -120,50 +118,6 @@ class PolyVTrainer(SFTTrainer):
         hits = (outputs.logits.detach().argmax(-1) == targets)[targets != IGNORED]
         metrics["mean_token_accuracy"].append(hits.float().mean().item())
         return (loss, outputs) if return_outputs else loss
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
-        """Train. "auto" (or true) means the last complete checkpoint in `output_dir`, or the start where there is none.
-
-        Raises:
-            ValueError: `resume_from_checkpoint` names a folder that is no complete checkpoint.
-        """
-        checkpoint = None if resume_from_checkpoint is None else str(resume_from_checkpoint)
-        saved = {
-            "with_optimizer": not self.args.save_only_model,
-            "sharded": self.is_fsdp_enabled or self.is_deepspeed_enabled,
-        }
-        if checkpoint in ("auto", "true", "True"):
-            checkpoint = last_complete(self.args.output_dir, **saved)
-        elif checkpoint is not None and (fault := find_fault(checkpoint, **saved)):
-            raise ValueError(
-                f"resume_from_checkpoint={checkpoint}: no complete checkpoint ({fault}). Name another, or give auto."
-            )
-        if checkpoint is not None:
-            state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
-            if state.global_step >= self.planned_steps():  # Trainer would take one more
-                self._say(
-                    f"{checkpoint}: all {state.global_step} steps are done; nothing left to train, whatever the data. "
-                    "To train anew give another --output_dir, to go on a greater --max_steps."
-                )
-                self._load_from_checkpoint(checkpoint)
-                self.state = state
-                return TrainOutput(state.global_step, math.nan, {})
-            self._say(
-                f"{checkpoint}: going on after step {state.global_step}. To begin anew give another --output_dir."
-            )
-        return super().train(resume_from_checkpoint=checkpoint, **kwargs)
-
-    def _say(self, text: str) -> None:
-        if self.is_world_process_zero():
-            print(text)
-
-    def planned_steps(self) -> int:
-        """How many optimizer steps the whole run takes."""
-        if self.args.max_steps > 0:
-            return self.args.max_steps
-        batches = len(self.train_dataset) / (self.args.train_batch_size * self.args.world_size)
-        batches = math.floor(batches) if self.args.dataloader_drop_last else math.ceil(batches)
-        return math.ceil(self.args.num_train_epochs * math.ceil(batches / self.args.gradient_accumulation_steps))
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):
         """Write README.md: origin, data, steps, seed, and how to load the model."""

@@ -25,7 +25,6 @@ from transformers import (
     AutoProcessor,
     EvalPrediction,
     Qwen2VLImageProcessor,
-    Trainer,
     TrainingArguments,
     set_seed,
 )
@@ -33,7 +32,7 @@ from trl import TrlParser
 
 from polyv.hub.checkpoints import check_name
 from polyv.processing.processing_polyv import PolyVProcessor
-from polyv.recipes.checkpoints import last_complete, steps_of
+from polyv.recipes.checkpoints import ResumingTrainer
 from polyv.recipes.collator import IGNORED
 from polyv.recipes.trainer import keep_scene_settings
 from polyv.world.make import load_records
@@ -239,21 +238,14 @@ def main(argv: list[str] | None = None) -> None:
     # Eager: for the few tokens of a small picture it is faster than sdpa on a CPU.
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32, attn_implementation="eager")
     training.remove_unused_columns, training.label_names = False, list(CLASSES)
-    trainer = Trainer(
+    trainer = ResumingTrainer(
         TokenReader(model.model.visual, config.vision_config.out_hidden_size),
         training,
         data_collator=PictureCollator(images, arguments.sides),
         train_dataset=Pictures(arguments.world, records[arguments.held_out :]),
         compute_metrics=accuracies,
     )
-    checkpoint = last_complete(training.output_dir, with_optimizer=not training.save_only_model)
-    done = 0 if checkpoint is None else steps_of(checkpoint)
-    if done and trainer.is_world_process_zero():
-        print(f"{checkpoint}: going on after step {done}. To begin anew give another --output_dir.")
-    if done >= training.max_steps:
-        trainer._load_from_checkpoint(checkpoint)  # to train on would take one step more
-    else:
-        trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     trainer.data_collator = PictureCollator(images, arguments.sides, augment=False)
     measured = trainer.evaluate(Pictures(arguments.world, records[: arguments.held_out]))
     if trainer.is_world_process_zero():
@@ -268,11 +260,6 @@ def _check(arguments: VisionArguments, training: TrainingArguments, records: Seq
     if training.max_steps < 1:
         raise ValueError(
             f"max_steps: got {training.max_steps}, expected 1 or more; give it in the file or as --max_steps."
-        )
-    if training.resume_from_checkpoint not in (None, "auto"):
-        raise ValueError(
-            f"resume_from_checkpoint: got {training.resume_from_checkpoint}; this recipe always goes on from the last "
-            "checkpoint in output_dir. Leave it out."
         )
     if records[0].split != "train":
         raise ValueError(

@@ -2,7 +2,8 @@
 """Captions and questions as chat messages in JSONL files: the very format that users' own training data has.
 
     captions.jsonl   one request and caption a row
-    general.jsonl    general questions only, up to eight turns over one medium
+    general.jsonl    general questions only, up to eight turns over one medium: the image, the video, the scene, and
+                     each further still picture of the scene by itself
     suites.jsonl     questions of all ten suites, up to eight turns over one medium or pair of media
     questions.jsonl  one question a row, for evaluation
 
@@ -24,7 +25,8 @@ from polyv.world.sightings import Sight
 
 # Of captions and questions: raise it whenever the same records give others, and fit the priors anew (polyv.world.priors).
 # 2: toppling is no fall, hits that hardly show are not asked about, two more templates are level for each shape.
-QUESTIONS_VERSION = 2
+# 3: general questions on every still picture of a scene; what versions 2 and 3 ask in suites and questions is the same.
+QUESTIONS_VERSION = 3
 
 FILES = ("captions.jsonl", "general.jsonl", "suites.jsonl", "questions.jsonl")
 TURNS = 8
@@ -58,13 +60,18 @@ def write_jsonl(folder: str | Path, records: Sequence[SceneRecord], seed: int = 
 
 def _rows(records: Sequence[SceneRecord], seed: int) -> Iterator[tuple[str, dict]]:
     partners = pair_up(records, np.random.default_rng([seed, 1]))
-    training, testing, general = Balance(), Balance(), Balance()
+    training, testing, general, stills = (Balance() for _ in range(4))
     for index, record in enumerate(records):
         rng = np.random.default_rng([seed, 2, index])
         partner = records[partners[index]] if index in partners else None
         for number, (medium, request, caption) in enumerate(captions(record, rng)):
             yield "captions.jsonl", _row(record, f"caption-{number}", (medium,), [(request, caption)])
         yield from _grouped("general.jsonl", record, ask_general(record, rng, general, _TRAINING_QUESTIONS), rng)
+        # Its own generator: whatever is asked here leaves the suites and the test questions as they are.
+        apart = np.random.default_rng([seed, 3, index])
+        for still, seen in enumerate(record.stills()[1:], start=1):
+            asked = ask_general(record.with_image(*seen), apart, stills, _TRAINING_QUESTIONS, ("image",))
+            yield from _grouped("general.jsonl", record, asked, apart, f"still-{still}-")
         yield from _grouped("suites.jsonl", record, ask(record, rng, training, _TRAINING_QUESTIONS, partner), rng)
         for question in ask(record, rng, testing, _TEST_QUESTIONS, partner):
             row = _row(
@@ -104,7 +111,7 @@ def _shared(one: Sight, other: Sight, rng: np.random.Generator) -> int:
 
 
 def _grouped(
-    name: str, record: SceneRecord, questions: list[Question], rng: np.random.Generator
+    name: str, record: SceneRecord, questions: list[Question], rng: np.random.Generator, prefix: str = ""
 ) -> Iterator[tuple[str, dict]]:
     """Conversations of up to `TURNS` turns, each over one medium or pair of media, turns in random order."""
     by_media: dict[tuple[tuple[str, str], ...], list[Question]] = {}
@@ -115,7 +122,7 @@ def _grouped(
         kind = "-".join(kind for kind, _ in media)
         parts = np.array_split(np.arange(len(turns)), -(-len(turns) // TURNS))  # of even length
         for number, part in enumerate(parts):
-            yield name, _row(record, f"{kind}-{number}", media, [turns[i] for i in part])
+            yield name, _row(record, f"{prefix}{kind}-{number}", media, [turns[i] for i in part])
 
 
 def _row(

@@ -111,9 +111,16 @@ def ask(
     return _ask(templates, record, rng, balance, most, partner)
 
 
-def ask_general(record: SceneRecord, rng: np.random.Generator, balance: Balance, most: int = 1) -> list[Question]:
-    """General questions only (count, shape, colour) on the image, the video and the posed views of a scene."""
-    return _ask(GENERAL, record, rng, balance, most, None)
+def ask_general(
+    record: SceneRecord,
+    rng: np.random.Generator,
+    balance: Balance,
+    most: int = 1,
+    media: Sequence[str] = ("image", "video", "scene"),
+) -> list[Question]:
+    """General questions only (count, shape, colour) on the image, the video and the posed views of a scene, or on
+    those of them that `media` names."""
+    return _ask([template for template in GENERAL if template.media in media], record, rng, balance, most, None)
 
 
 def _ask(

@@ -118,3 +118,10 @@ class SceneRecord(_Record):
             path = f"{media.scene}/color/{view}.png"
             shots.append((path, camera, [thing.in_views[view] for thing in things]))
         return shots
+
+    def with_image(self, path: str, camera: Camera, looks: list[Appearance]) -> "SceneRecord":
+        """The same scene with another of its `stills` as the image, so that whatever is asked of an image can be
+        asked of that one."""
+        shown = (thing.model_copy(update={"in_image": look}) for thing, look in zip(self.objects, looks, strict=True))
+        media = self.media.model_copy(update={"image": path})
+        return self.model_copy(update={"objects": tuple(shown), "media": media, "image_camera": camera})

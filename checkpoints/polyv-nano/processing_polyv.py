@@ -135,11 +135,11 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
             images: paths, bytes, URLs, base64, PIL images of any mode, or arrays (see `to_eight_bits`); one, a list, or
                 a list per sample, each as long as its text has placeholders. The same holds for videos and scenes.
             text: a prompt or a list of them, with `<|image_pad|>`, `<|video_pad|>` and `<|scene_pad|>` where media stand.
-            videos: paths, arrays `[T, H, W, 3]`, or lists of frames. Files are sampled here, evenly in time, by `fps`
-                (default: the video processor's, else 2) up to `max_frames`, or to `num_frames`; all frames with
-                `do_sample_frames=False`. Frames given as such are kept up to `max_frames`, or `num_frames` of them;
-                their rate is told by `video_metadata` (then `fps` samples them like a file), or else by `fps`, or else
-                taken as 24 with a warning. `fps` and `video_metadata` may be lists, one a video.
+            videos: paths, bytes, URLs, arrays `[T, H, W, 3]`, or lists of frames. Files are sampled here, evenly in
+                time, by `fps` (default: the video processor's, else 2) up to `max_frames`, or to `num_frames`; all
+                frames with `do_sample_frames=False`. Frames given as such are kept up to `max_frames`, or `num_frames`
+                of them; their rate is told by `video_metadata` (then `fps` samples them like a file), or else by
+                `fps`, or else taken as 24 with a warning. `fps` and `video_metadata` may be lists, one a video.
             scenes: `PosedViews`, or paths that `PosedViews.load` reads.
             scenes_kwargs: settings of this call over the processor's own.
             kwargs: as for Qwen2.5-VL's processor.

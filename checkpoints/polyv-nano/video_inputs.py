@@ -26,7 +26,7 @@ def load_videos(
     """Decode and sample each video, once.
 
     Args:
-        videos: paths, bytes, arrays `[T, H, W, C]` or `[T, C, H, W]`, or lists of frames.
+        videos: paths, bytes, http(s) or data: URLs, arrays `[T, H, W, C]` or `[T, C, H, W]`, or lists of frames.
         options: of a call: `fps` and `video_metadata` (one, or one each; a dict or None), `num_frames`, `min_frames`,
             `max_frames`, `do_rescale`, and `do_sample_frames`: False keeps every frame, True samples frames given as
             such by the processor's own settings, as if they were a file.

@@ -9,7 +9,7 @@ import av
 import numpy as np
 from transformers.video_utils import VideoMetadata
 
-from .still_images import MAX_IMAGE_PIXELS
+from .still_images import MAX_IMAGE_PIXELS, fetch, is_address, short
 
 
 # Only containers of moving pictures. FFmpeg would also "play" text files, single pictures, and play lists that name
@@ -75,7 +75,8 @@ def sample_indices(times: np.ndarray, duration: float, sampling: Sampling) -> np
 def read_video(
     path: str | os.PathLike | bytes, sampling: Sampling, max_pixels: int = MAX_IMAGE_PIXELS
 ) -> tuple[np.ndarray, VideoMetadata]:
-    """Decode a video file (or its bytes) with PyAV and keep the frames that `sampling` asks for.
+    """Decode a video file (or its bytes, or what an http(s) or data: URL holds) with PyAV and keep the frames that
+    `sampling` asks for.
 
     A file cut short within a frame is mostly told by that frame. One cut between two frames is told by the length that
     it declares: in MP4, MOV and AVI, which count their frames, but for the last two; in Matroska, WebM and FLV, only if
@@ -88,12 +89,15 @@ def read_video(
 
     Raises:
         FileNotFoundError: there is no such file.
+        OSError: the URL cannot be fetched.
         ValueError: the file is no video, has no frames, is cut short or damaged, or its frames exceed `max_pixels`.
     """
+    name = "given as bytes" if isinstance(path, bytes) else short(os.fspath(path))
+    if is_address(path):
+        path = fetch(path, "video")
     source = io.BytesIO(path) if isinstance(path, bytes) else os.fspath(path)
-    name = "given as bytes" if isinstance(path, bytes) else str(source)
     if isinstance(source, str) and not os.path.isfile(source):
-        raise FileNotFoundError(f"video {name}: no such file. (Addresses are not fetched: download it first.)")
+        raise FileNotFoundError(f"video {name}: no such file.")
     try:
         container = av.open(source, options={"format_whitelist": _VIDEO_FORMATS})
     except (av.FFmpegError, OSError) as error:

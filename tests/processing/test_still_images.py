@@ -168,7 +168,7 @@ def test_strings_that_are_no_pictures_are_refused():
         with pytest.raises(FileNotFoundError, match="no such file, nor a picture in base64") as caught:
             load_image(name)
         assert len(str(caught.value)) < 300
-    with pytest.raises(ValueError, match="image data:image/png: not a URL that holds a picture"):
+    with pytest.raises(ValueError, match="image data:image/png: not a valid URL"):
         load_image("data:image/png")
     with pytest.raises(ValueError, match="image data:text/plain,hello: not a picture that PIL can read"):
         load_image("data:text/plain,hello")

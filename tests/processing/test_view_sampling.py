@@ -1,4 +1,9 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+import base64
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
 import av
 import numpy as np
 import pytest
@@ -11,6 +16,11 @@ from tests.processing.conftest import write_video
 
 
 LEVELS = list(range(20, 250, 14))  # 17 greys, far enough apart to survive H.264
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
 
 
 def seen(frames) -> list[int]:
@@ -201,6 +211,28 @@ def test_damaged_data_is_refused(tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"damaged or cut short|cut short: only"):
         read_video(path, Sampling())
+
+
+def test_addresses_are_fetched_and_read_as_the_file_would_be(tmp_path):
+    path = write_video(tmp_path / "a.mp4", LEVELS[:16])
+    (tmp_path / "page.html").write_text("<html></html>")
+    handler = partial(QuietHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        site = f"http://127.0.0.1:{server.server_port}"
+        frames, metadata = read_video(f"{site}/a.mp4", Sampling())
+        with pytest.raises(OSError, match=rf"video {site}/none\.mp4: it cannot be fetched .*404"):
+            read_video(f"{site}/none.mp4", Sampling())
+        with pytest.raises(ValueError, match=rf"video {site}/page\.html: not a video file"):
+            read_video(f"{site}/page.html", Sampling())
+        server.shutdown()
+    inline = "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+    for source in (path, inline):
+        same, of_file = read_video(source, Sampling())
+        assert (same == frames).all() and of_file == metadata
+    with pytest.raises(ValueError, match="frames of 64x48 pixels are more than") as caught:
+        read_video(inline, Sampling(), max_pixels=100)
+    assert len(str(caught.value)) < 300, "a message does not repeat a whole file"
 
 
 def test_files_that_are_no_videos_are_refused(tmp_path):

@@ -44,6 +44,7 @@ def test_reads_rows_with_absolute_paths_and_their_other_columns(data):
         ({"messages": [turn("user", "?", sound="a.wav"), turn("assistant", "two")]}, "expected a 'type' among"),
         ({"messages": [turn("user", "?", image="c.png"), turn("assistant", "two")]}, "c.png: no such file"),
         ({"messages": [turn("user", "?", scene="room"), turn("assistant", "two")]}, "room: no such file"),
+        ({"messages": [turn("user", "?", scene="http://a/b"), turn("assistant", "two")]}, "a/b: no such file"),
     ],
 )
 def test_names_a_wrong_row_and_its_cause(tmp_path, data, row, cause):
@@ -55,6 +56,13 @@ def test_names_a_wrong_row_and_its_cause(tmp_path, data, row, cause):
         read_rows(file)
     assert f"{file}, row 3: " in str(error.value)
     assert cause in str(error.value)
+
+
+def test_addresses_are_left_as_they_are(tmp_path):
+    addresses = ["https://example.org/a.png", "data:image/png;base64,AAAA"]
+    messages = [turn("user", "?", image=address) for address in addresses] + [turn("assistant", "two")]
+    checked = check_messages(messages, tmp_path)
+    assert [message["content"][0]["image"] for message in checked[:2]] == addresses
 
 
 def test_names_a_file_without_rows_and_one_whose_columns_disagree(tmp_path):

@@ -148,6 +148,7 @@ def train_world(tmp_path_factory):
 def arguments(world, start, out, **more):
     options = {"world": world, "config_name": start, "output_dir": out, "held_out": 1, "max_steps": 2, "use_cpu": True}
     options |= {"per_device_train_batch_size": 4, "report_to": "none", "save_steps": 1, "disable_tqdm": True}
+    options |= {"resume_from_checkpoint": "auto"}
     options |= {"per_device_eval_batch_size": 5, **more}
     return [part for key, value in options.items() for part in (f"--{key}", str(value))]
 
@@ -168,7 +169,7 @@ def test_the_trained_tower_stands_in_a_plain_qwen_checkpoint(train_world, start,
     assert (tmp_path / "one" / "checkpoint-1" / "model.safetensors").stat().st_mtime_ns == first
     assert not (tmp_path / "one" / "checkpoint-3").exists()
     said = capsys.readouterr().out
-    assert "checkpoint-1: going on after step 1" in said and "checkpoint-2: going on after step 2" in said
+    assert "checkpoint-1: going on after step 1" in said and "checkpoint-2: all 2 steps are done" in said
     resumed = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "one")
     for (name, one), (_, two) in zip(model.named_parameters(), resumed.named_parameters(), strict=True):
         torch.testing.assert_close(one, two, msg=name)
@@ -180,7 +181,7 @@ def test_the_trained_tower_stands_in_a_plain_qwen_checkpoint(train_world, start,
         ({"max_steps": -1}, "max_steps: got -1"),
         ({"held_out": 2}, "held_out: got 2 of the 2 scenes"),
         ({"sides": 100}, r"sides: got \[100\], expected one or more multiples of 16"),
-        ({"resume_from_checkpoint": "x"}, "resume_from_checkpoint: got x"),
+        ({"resume_from_checkpoint": "x"}, "resume_from_checkpoint=x: no complete checkpoint"),
         ({"config_name": "no/such/folder"}, "config_name=no/such/folder"),
     ],
 )

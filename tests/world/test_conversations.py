@@ -5,8 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from polyv.world import conversations
 from polyv.world.conversations import FILES, TURNS, pair_up, write_jsonl
-from polyv.world.questions import SUITES
+from polyv.world.questions import SUITES, ask_general
+from polyv.world.sightings import is_clear, is_furniture
+from polyv.world.templates import NUMBERS
 from tests.world.factory import random_record
 
 
@@ -69,6 +72,37 @@ def test_no_question_is_asked_twice_in_a_conversation(folder):
         for row in rows(folder, name):
             asked = [m["content"][-1]["text"] for m in row["messages"] if m["role"] == "user"]
             assert len(set(asked)) == len(asked)
+
+
+def test_general_questions_are_asked_on_every_still_picture_and_answered_by_what_it_shows(folder, records):
+    looks = {path: (r, camera, seen) for r in records for path, camera, seen in r.stills()}
+    asked = [row for row in rows(folder, "general.jsonl") if row["messages"][0]["content"][0]["type"] == "image"]
+    shown = {row["messages"][0]["content"][0]["image"] for row in asked}
+    assert len(shown) > 0.9 * len(looks), "a picture without a question is one in which everything is half hidden"
+    counted = 0
+    for row in asked:
+        record, camera, seen = looks[row["messages"][0]["content"][0]["image"]]
+        clear = [t for t, look in zip(record.objects, seen, strict=True) if is_clear(look, camera)]
+        for question, answer in zip(row["messages"][::2], row["messages"][1::2], strict=True):
+            words, said = question["content"][-1]["text"], answer["content"][0]["text"]
+            if "shape is the" in words:
+                assert [t.category for t in clear if t.attributes["colour"] in words.split()] == [said]
+            elif words in ("Count the objects in the picture.", "How many objects are in the picture?"):
+                assert said == NUMBERS[sum(not is_furniture(thing) for thing in clear)]
+                counted += 1
+    assert counted > 100
+
+
+def test_questions_on_further_stills_change_nothing_else(folder, records, tmp_path, monkeypatch):
+    def only_the_three_media(record, rng, balance, most=1, media=("image", "video", "scene")):
+        return ask_general(record, rng, balance, most, media) if len(media) == 3 else []
+
+    monkeypatch.setattr(conversations, "ask_general", only_the_three_media)
+    write_jsonl(tmp_path, records, seed=3)
+    for name in set(FILES) - {"general.jsonl"}:
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    fewer, all_of_them = (rows(place, "general.jsonl") for place in (tmp_path, folder))
+    assert fewer == [row for row in all_of_them if "-still-" not in row["id"]] and len(fewer) < len(all_of_them)
 
 
 def test_questions_carry_what_evaluation_reads(folder):
