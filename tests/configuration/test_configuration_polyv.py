@@ -134,4 +134,4 @@ def test_parallel_plans_cover_dense_layers_and_experts():
     assert plan.items() >= Qwen2_5_VLTextConfig.base_model_tp_plan.items()
     for pattern in ("layers.*.mlp.experts.gate_up_proj", "layers.*.mlp.experts.down_proj"):
         assert plan[pattern] == Qwen3MoeConfig.base_model_tp_plan[pattern]
-        assert PolyVTextConfig.base_model_ep_plan[pattern] == Qwen3MoeConfig.base_model_ep_plan[pattern]
+    assert PolyVTextConfig.base_model_ep_plan == Qwen3MoeConfig.base_model_ep_plan
