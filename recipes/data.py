@@ -67,7 +67,7 @@ def read_rows(file: str | Path) -> Dataset:
     and whatever else the rows hold.
 
     Raises:
-        RowError: a row is not what it should be. All media are looked up here, not hours into a training.
+        RowError: a row is not what it should be. Files are looked up here, not hours into a training; URLs are not.
     """
     file = Path(file)
     rows = []

@@ -7,7 +7,9 @@ python -m polyv.recipes.vision --config recipes/polyv-nano/vision.yaml
 
 What a caption says of an object (shape, colour, size, place in the picture) is asked here of every visual token that
 the object covers, by linear heads that are thrown away afterwards. A caption tells all this through a language model
-that cannot read yet; told directly, a tower of this size needs minutes. Never depth, distance or motion.
+that cannot read yet; told directly, a tower of this size needs minutes. It is told more exactly, too: the box to the
+pixel, where captions name one of 64 squares, and of objects that captions leave out as too small or half hidden. Never
+depth, distance or motion.
 """
 
 import random

@@ -3,6 +3,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from polyv import PolyVForConditionalGeneration, PolyVProcessor, PosedViews
+from polyv import PolyVForConditionalGeneration, PolyVProcessor, PosedViews, ask
 from polyv.ask import _as_images, _videos_as_frames, answer, answer_one, conversation, load, run
 from tests import tiny
 from tests.evaluation.tiny_llava import ONE_IMAGE, save_llava
@@ -206,3 +207,13 @@ def test_a_missing_checkpoint_is_named(name, tmp_path, monkeypatch):
 def test_a_missing_file_is_named_before_the_model_is_loaded():
     with pytest.raises(FileNotFoundError, match=r"--scene nowhere: there is no such folder"):
         run("no-such-model", "Why?", [("scene", "nowhere")], as_json=False, max_new_tokens=4)
+
+
+def test_addresses_are_left_to_the_processor(monkeypatch, capsys):
+    loaded = SimpleNamespace(device="cpu")
+    monkeypatch.setattr(ask, "load", lambda model: (loaded, None))
+    monkeypatch.setattr(ask, "answer_one", lambda name, model, processor, asked, most: asked[0]["content"][0]["image"])
+    ask.run("m", "What is it?", [("image", "https://example.org/a.png")], as_json=False, max_new_tokens=4)
+    assert capsys.readouterr().out.splitlines()[0] == "https://example.org/a.png"
+    with pytest.raises(FileNotFoundError, match=r"--scene https://example\.org/room: there is no such folder"):
+        ask.run("m", "What is it?", [("scene", "https://example.org/room")], as_json=False, max_new_tokens=4)

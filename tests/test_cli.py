@@ -228,7 +228,7 @@ def test_a_world_is_made_and_shown(tmp_path, capsys):
         "scenes": 1, "seed": 5, "size": 64, "split": "test"
     }  # fmt: skip
     assert cli.main(["world", "show", str(world), "--scenes", "1", "--out", str(sheet)]) == 0
-    assert capsys.readouterr().out == f"{world}\n{sheet}\n" and sheet.stat().st_size > 10_000
+    assert capsys.readouterr().out == f"seed 5\n{world}\n{sheet}\n" and sheet.stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(

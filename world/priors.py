@@ -8,7 +8,7 @@ blind predictors is taken, chosen by cross-validation on training questions, nev
 `priors.json` beside this file is what `polyv evaluate` compares with; "fitted_on" in it says how it came to be. To fit
 it anew:
 
-    polyv world make --scenes 2500 --seed 0 --out data/train
+    polyv world make --scenes 4000 --seed 0 --size 112 --out data/train
     python -m polyv.world.priors data/train --out world/priors.json
 """
 

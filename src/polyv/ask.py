@@ -16,6 +16,7 @@ from transformers.video_utils import VideoMetadata
 from polyv.hub.checkpoints import check_name
 from polyv.processing.posed_views import PosedViews
 from polyv.processing.processing_polyv import PolyVProcessor
+from polyv.processing.still_images import is_address
 from polyv.processing.view_sampling import Sampling, read_video, select_views
 
 
@@ -126,7 +127,7 @@ def conversation(question: str, media: list[tuple[str, Any]]) -> list[dict]:
 def run(model: str, question: str, media: list[tuple[str, str]], as_json: bool, max_new_tokens: int) -> None:
     """`polyv ask`: load, answer, print the answer with the seconds it took and the device."""
     for kind, path in media:
-        if not Path(path).exists():
+        if not Path(path).exists() and (kind == "scene" or not is_address(path)):
             raise FileNotFoundError(f"--{kind} {path}: there is no such {'folder' if kind == 'scene' else 'file'}.")
     logging.disable_progress_bar()
     loaded, processor = load(model)

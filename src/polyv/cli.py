@@ -55,7 +55,7 @@ def _world_make(args: argparse.Namespace, rest: list[str]) -> None:
         workers=args.workers,
         progress=True,
     )
-    print(args.out)
+    print(f"seed {args.seed}\n{args.out}")
 
 
 def _world_show(args: argparse.Namespace, rest: list[str]) -> None:
@@ -108,16 +108,17 @@ def _add_ask(commands) -> None:
         "ask one question about your own files",
         """\
 Ask a model one question about any number of images, videos and scenes, and print its answer, the seconds it took
-and the device. The media stand before the question in the order in which you name them.
+(loading the model not counted) and the device. The media stand before the question in the order in which you name
+them.
 
 An image is a file that Pillow reads. A video is a file that FFmpeg's libraries read. A scene is a folder in ScanNet's
 layout (color/, depth/ in 16-bit millimetres, pose/ camera-to-world, intrinsic/) or a nerfstudio `transforms.json`
-with depth; see `PosedViews` in the README. A model other than PolyV sees a scene's views as plain images;
-one of another family than Qwen2.5-VL gets a video as frames, 2 a second, of which it takes its pick, or at most 32 of
-them as images where it knows no videos.""",
+with depth and undistorted pictures; see `PosedViews` in the README. A model other than PolyV sees a scene's views as
+plain images; one of another family than Qwen2.5-VL gets a video as frames, 2 a second, of which it takes its pick, or
+at most 32 of them as images where it knows no videos.""",
         """\
   polyv ask --image photo.jpg "What colour is the cup?"
-  polyv ask --model polyv-7b --video clip.mp4 --scene scan/ "Is the room in the video the scanned one?"
+  polyv ask --model runs/mine --video clip.mp4 --scene scan/ "Is the room in the video the scanned one?"
   polyv ask --json --video clip.mp4 "What falls first?" --max-new-tokens 16""",
         loads_models=True,
     )
@@ -131,8 +132,8 @@ them as images where it knows no videos.""",
             f"--{kind}", metavar=metavar, help=text, dest="media", action="append", type=lambda path: (kind, path)
         )
 
-    add_media("image", "FILE", "an image; may be given several times")
-    add_media("video", "FILE", "a video; may be given several times")
+    add_media("image", "FILE", "an image, or its URL; may be given several times")
+    add_media("video", "FILE", "a video, or its URL; may be given several times")
     add_media("scene", "DIR", "a scene; may be given several times")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     text = "longest answer, in tokens (default: %(default)s)"
@@ -234,8 +235,9 @@ With `resume_from_checkpoint: auto` in the recipe, the same command goes on wher
 `use_cpu: true` are trained on a GPU with `--use_cpu false`.""",
         """\
   polyv train pretrain --config recipes/polyv-nano/pretrain.yaml
-  polyv train pretrain --config recipes/polyv-nano/tune.yaml --use_cpu false
-  polyv train pretrain --config recipes/polyv-nano/tune.yaml --dataset mine.jsonl --output_dir runs/mine""",
+  polyv train pretrain --model_name_or_path checkpoints/polyv-nano --dataset mine.jsonl --output_dir runs/mine
+  polyv train pretrain --config recipes/polyv-nano/tune.yaml --model_name_or_path checkpoints/polyv-nano \\
+      --dataset mine.jsonl --dataset_weights 1 --output_dir runs/mine""",
         loads_models=True,
     )
     pretrain.add_argument("--config", metavar="YAML", help="the recipe")

@@ -62,6 +62,8 @@ def run(model: str, seed: int | None, out: Path) -> Path:
     asked = []
     for kind in KINDS:
         of_kind = [row for row in rows if medium(row) == kind]
+        if not of_kind:  # a scene in which nothing can be asked of one of the media without doubt
+            continue
         conversations = [locate_media(row["messages"][:1], folder) for row in of_kind]
         answers = answer(loaded, processor, conversations, max_new_tokens=16)
         asked += [

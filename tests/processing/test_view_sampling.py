@@ -213,7 +213,8 @@ def test_damaged_data_is_refused(tmp_path):
         read_video(path, Sampling())
 
 
-def test_addresses_are_fetched_and_read_as_the_file_would_be(tmp_path):
+def test_addresses_are_fetched_and_read_as_the_file_would_be(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     path = write_video(tmp_path / "a.mp4", LEVELS[:16])
     (tmp_path / "page.html").write_text("<html></html>")
     handler = partial(QuietHandler, directory=str(tmp_path))

@@ -144,7 +144,7 @@ def test_the_recipes_are_complete(file):
 def test_the_vision_recipe_is_complete():
     (file,) = set(FILES) - set(RECIPES)
     vision, training = TrlParser((VisionArguments, TrainingArguments)).parse_args_and_config(["--config", str(file)])
-    assert vision.world and training.max_steps > 0
+    assert vision.world and training.max_steps > 0 and training.resume_from_checkpoint == "auto"
 
 
 @pytest.mark.parametrize("stage", ["pretrain-captions", "pretrain"])
