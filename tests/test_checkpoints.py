@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl import Qwen2_5_VLProcessor
@@ -56,6 +57,21 @@ def test_its_report_is_of_all_suites_with_enough_questions(folder):
     found = report(folder.name)
     assert found["suites"].keys() == set(SUITES) and min(s["n"] for s in found["suites"].values()) >= 300
     assert found["model"].endswith(folder.name)
+
+
+def test_the_cards_tell_what_their_recipes_ask_for():
+    """Steps of every stage, in the checkpoint's own card and in the family's."""
+    for name, stages in {
+        "polyv-nano-backbone": ("vision", "pretrain-captions", "pretrain"),
+        "polyv-nano": ("tune",),
+    }.items():
+        own = (ROOT / "checkpoints" / name / "README.md").read_text(encoding="utf-8")
+        for stage in stages:
+            recipe = yaml.safe_load((ROOT / "recipes" / "polyv-nano" / f"{stage}.yaml").read_text(encoding="utf-8"))
+            assert f"{recipe['max_steps']:,}" in own and f"{recipe['max_steps']:,}" in CARD
+            for weight in recipe.get("dataset_weights", ()):
+                assert f"{100 * weight:.0f} %" in own
+            assert f"recipes/polyv-nano/{stage}.yaml" in own and f"(seed {recipe['seed']})" in own
 
 
 def test_the_cards_tell_what_the_reports_hold(folder):

@@ -53,7 +53,7 @@ class PolyVTextConfig(Qwen2_5_VLTextConfig):
         **Qwen2_5_VLTextConfig.base_model_tp_plan,
         **_of_experts(Qwen3MoeConfig.base_model_tp_plan),
     }
-    base_model_ep_plan = _of_experts(Qwen3MoeConfig.base_model_ep_plan)
+    base_model_ep_plan = dict(Qwen3MoeConfig.base_model_ep_plan)  # in older releases the router has a part in it
 
     num_experts: int = 4
     num_experts_per_tok: int = 2

@@ -42,7 +42,7 @@ _SCENES_DEFAULTS = {"num_views": 32, "min_pixels": None, "max_pixels": 256 * 28 
 class PolyVProcessor(Qwen2_5_VLProcessor):
     """Turns text, images, videos and posed RGB-D scenes into the inputs of PolyV.
 
-    Plain images and videos give exactly Qwen2.5-VL's tensors. A scene becomes one image per view (grid t = 1), and the
+    8-bit images and frames give exactly Qwen2.5-VL's tensors; a video file gives those of frames spread evenly in time. A scene becomes one image per view (grid t = 1), and the
     batch gains `image_coords`: float32 `[merged image tokens of the batch, 3]`, world metres, in the order of the rows
     of `image_grid_thw`; NaN where there is no coordinate (a plain image, or no measured depth under the token).
 
