@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from polyv.processing.chat_template_polyv import CHAT_TEMPLATE, with_scenes
-from tests.tiny_tokenizer import QWEN_CHAT_TEMPLATE
+from polyv.processing.chat_template_polyv import CHAT_TEMPLATE, SCENE_TOKEN, with_scenes
+from polyv.processing.processing_polyv import PolyVProcessor
+from tests.tiny_tokenizer import QWEN_CHAT_TEMPLATE, build_qwen_processor
 
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=12)
@@ -68,7 +69,22 @@ def test_targets_are_answers_with_their_end_but_not_synergy():
 
 def test_only_templates_that_mean_the_same_are_replaced():
     assert with_scenes(None) == with_scenes(QWEN_CHAT_TEMPLATE) == CHAT_TEMPLATE
-    own = "{{ messages }}<|scene_pad|>"
-    assert with_scenes(own) == own
-    with pytest.raises(ValueError, match="chat_template: this one cannot place scenes"):
-        with_scenes(QWEN_CHAT_TEMPLATE.replace("You are a helpful assistant.", "You are a pirate."))
+    pirate = QWEN_CHAT_TEMPLATE.replace("You are a helpful assistant.", "You are a pirate.")
+    strict = "{{ raise_exception('one message only') }}"
+    for own in ("{{ messages }}<|scene_pad|>", pirate, strict, "no template at all", {"default": pirate}):
+        assert with_scenes(own) == own
+
+
+def test_scenes_are_refused_where_the_template_knows_none():
+    parts = build_qwen_processor()
+    pirate = QWEN_CHAT_TEMPLATE.replace("You are a helpful assistant.", "You are a pirate.")
+    given = {"default": pirate, "ours": CHAT_TEMPLATE}
+    processor = PolyVProcessor(parts.image_processor, parts.tokenizer, parts.video_processor, chat_template=given)
+    scene = [{"role": "user", "content": [{"type": "scene", "scene": "room"}]}]
+    for template in (None, pirate):
+        with pytest.raises(
+            ValueError, match=r"chat_template: this one cannot place scenes: it has no <\|scene_pad\|>"
+        ):
+            processor.apply_chat_template(scene, template)
+    assert SCENE_TOKEN in processor.apply_chat_template(scene, "ours")
+    assert "pirate" in processor.apply_chat_template([{"role": "user", "content": "q"}])

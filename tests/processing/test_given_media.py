@@ -26,7 +26,7 @@ FRAMES = np.zeros((3, 4, 4, 3), np.uint8)
     ],
 )
 def test_images_are_counted(given, count):
-    assert len(flatten(given, is_image)) == count
+    assert len(flatten("images", given, is_image)) == count
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_images_are_counted(given, count):
     ],
 )
 def test_videos_are_told_from_lists_of_them(given, count):
-    assert len(flatten(given, is_video)) == count
+    assert len(flatten("videos", given, is_video)) == count
 
 
 @pytest.mark.parametrize(

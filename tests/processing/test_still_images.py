@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
+from polyv.processing import still_images
 from polyv.processing.still_images import load_image, open_image, read_image, to_eight_bits, to_rgb
 
 
@@ -161,6 +162,25 @@ def test_addresses_are_fetched_as_bytes(monkeypatch):
     with pytest.raises(OSError, match=r"image http://example\.org/missing: it cannot be fetched .*not found"):
         load_image("http://example.org/missing")
     assert len(asked) == 3
+
+
+class Cut(io.BytesIO):
+    """As `http.client.HTTPResponse`, whose `read(size)` ends early without a word; `length` is what is missing."""
+
+    length = 1000
+
+
+def test_what_is_fetched_in_part_or_without_end_is_refused(monkeypatch):
+    monkeypatch.setattr(urllib.request, "urlopen", lambda request, timeout: Cut(png(CLEAR)))
+    with pytest.raises(OSError, match=r"image https://example\.org/a\.png: it cannot be fetched whole, 1000 bytes"):
+        load_image("https://example.org/a.png")
+    monkeypatch.setattr(still_images, "MAX_FETCHED_BYTES", 50)
+    with pytest.raises(ValueError, match=r"image https://example\.org/a\.png: it is larger than"):
+        load_image("https://example.org/a.png")
+    for address in ("http://[", "http://a b"):
+        monkeypatch.undo()
+        with pytest.raises(ValueError, match="not a valid URL"):
+            load_image(address)
 
 
 def test_strings_that_are_no_pictures_are_refused():
