@@ -93,6 +93,10 @@ def load_model(arguments: ModelArguments, training: SFTConfig) -> PreTrainedMode
     else:
         loader = PolyVForConditionalGeneration if arguments.upcycle else AutoModelForImageTextToText
         model = loader.from_pretrained(arguments.model_name_or_path, **kwargs)
+    # No loss here trains them; and weights without a gradient stop processes that train together.
+    for head in (getattr(model, "temporal_head", None), getattr(model, "spatial_head", None)):
+        if head is not None:
+            head.requires_grad_(False)
     if arguments.freeze_vision:
         visual = model.get_encoder(modality="image")
         visual.requires_grad_(False)

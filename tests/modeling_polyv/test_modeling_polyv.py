@@ -6,8 +6,6 @@ from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
-    DynamicCache,
-    StaticCache,
 )
 
 from polyv import PolyVForConditionalGeneration, PolyVModel
@@ -16,26 +14,9 @@ from polyv.modeling_polyv.moe import load_balancing_loss
 from tests import tiny
 
 
-ROWS = {
-    "text": [],
-    "image": tiny.IMAGE_ROW,
-    # Seconds a grid other than 1, which is what a lost `second_per_grid_ts` would count as.
-    "video": [("video", 3, 4, 4, 0.5)],
-    "long video": [("video", 7, 4, 4, 2.0)],
-    "scene": tiny.SCENE_ROW,
-    "all": [("video", 9, 4, 4, 0.3), ("scene", 4, 4), ("image", 6, 4)],
-}
-GREEDY = dict(max_new_tokens=8, do_sample=False, eos_token_id=-1)
-
-
 @pytest.fixture(scope="module")
 def model() -> PolyVForConditionalGeneration:
     return tiny.polyv()
-
-
-def new_tokens(model, batch, **arguments) -> list[list[int]]:
-    arguments = {**GREEDY, **arguments}
-    return model.generate(**batch, **arguments)[:, batch["input_ids"].shape[1] :].tolist()
 
 
 # --- Auto classes and outputs --------------------------------------------------------------------------------------
@@ -134,7 +115,7 @@ def test_hidden_states_and_attentions():
 
 def test_eager_attention_equals_sdpa():
     """In both towers: the vision encoder's is per window, the decoder's causal and padded."""
-    batch, logits = tiny.inputs(list(ROWS.values())), []
+    batch, logits = tiny.inputs(tiny.MIXED), []
     for implementation in ("eager", "sdpa"):
         model = tiny.polyv()
         model.set_attn_implementation(implementation)
@@ -246,98 +227,6 @@ def test_pixels_and_encoded_media_together_are_refused(model):
         model(**batch, mm_encoder_outputs=encoded)
 
 
-# --- Generation ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("row", ROWS)
-def test_cached_generation_equals_recomputation(model, row):
-    batch = tiny.inputs([ROWS[row]])
-    cached = new_tokens(model, batch)[0]
-    ids, types = batch["input_ids"], batch["mm_token_type_ids"]
-    for _ in range(len(cached)):
-        whole = {
-            **batch,
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "mm_token_type_ids": torch.nn.functional.pad(types, (0, ids.shape[1] - types.shape[1])),
-        }
-        with torch.no_grad():
-            ids = torch.cat([ids, model(**whole).logits[:, -1:].argmax(-1)], dim=1)
-    assert ids[0, -len(cached) :].tolist() == cached
-
-
-@pytest.mark.parametrize("arguments", [{}, {"num_beams": 3}, {"cache_implementation": "static"}], ids=str)
-def test_a_left_padded_batch_equals_its_rows(model, arguments):
-    rows = list(ROWS.values())
-    together = new_tokens(model, batch := tiny.inputs(rows), **arguments)
-    images = videos = 0
-    for index, row in enumerate(rows):
-        single = row_of(batch, index, row, images, videos)
-        images += sum(kind != "video" for kind, *_ in row)
-        videos += sum(kind == "video" for kind, *_ in row)
-        assert new_tokens(model, single, **arguments)[0] == together[index], index
-
-
-def test_a_static_cache_generates_what_a_dynamic_one_does(model):
-    """On left-padded rows of every kind: the static cache has room left, which must count for nothing."""
-    batch = tiny.inputs(list(ROWS.values()))
-    arguments = {**GREEDY, "output_logits": True, "return_dict_in_generate": True}
-    dynamic = model.generate(**batch, **arguments)
-    static = model.generate(**batch, **arguments, cache_implementation="static")
-    assert isinstance(dynamic.past_key_values, DynamicCache) and isinstance(static.past_key_values, StaticCache)
-    assert static.sequences.tolist() == dynamic.sequences.tolist()
-    assert len(set(dynamic.sequences[:, -8:].flatten().tolist())) > 3  # not one token all along
-    for step, (one, other) in enumerate(zip(static.logits, dynamic.logits, strict=True)):
-        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4, msg=f"step {step}")
-
-
-def row_of(batch: dict, index: int, row: list, first_image: int, first_video: int) -> dict:
-    """One row of a batch, without its padding."""
-    keep = batch["attention_mask"][index].bool()
-    single = {key: batch[key][index : index + 1, keep] for key in ("input_ids", "attention_mask", "mm_token_type_ids")}
-    for kind, pixels, first in (
-        ("image", "pixel_values", first_image),
-        ("video", "pixel_values_videos", first_video),
-    ):
-        count = sum((name == "video") == (kind == "video") for name, *_ in row)
-        if count:
-            sizes = batch[f"{kind}_grid_thw"].prod(-1)
-            start, end = int(sizes[:first].sum()), int(sizes[: first + count].sum())
-            single[f"{kind}_grid_thw"] = batch[f"{kind}_grid_thw"][first : first + count]
-            single[pixels] = batch[pixels][start:end]
-            if kind == "image":
-                single["image_coords"] = batch["image_coords"][start // 4 : end // 4]
-            else:
-                single["second_per_grid_ts"] = batch["second_per_grid_ts"][first : first + count]
-    return single
-
-
-def test_sampling_several_sequences_is_reproducible(model):
-    batch = tiny.inputs([tiny.SCENE_ROW, tiny.VIDEO_ROW])
-    drawn = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        drawn.append(new_tokens(model, batch, do_sample=True, num_return_sequences=3))
-    assert drawn[0] == drawn[1] and len(drawn[0]) == 6
-
-
-def as_embeds(model, batch):
-    embeds = {key: value for key, value in batch.items() if key != "input_ids"}
-    return {**embeds, "inputs_embeds": model.get_input_embeddings()(batch["input_ids"]).detach()}
-
-
-@pytest.mark.parametrize("row", ROWS)
-def test_inputs_embeds_equal_input_ids(model, row):
-    new_tokens(model, tiny.inputs([tiny.VIDEO_ROW, []]))  # leaves positions behind that must not matter
-    batch = tiny.inputs([ROWS[row], []])
-    with torch.no_grad():
-        expected, measured = model(**batch), model(**as_embeds(model, batch))
-    torch.testing.assert_close(measured.logits, expected.logits)
-    torch.testing.assert_close(measured.synergy_spatial, expected.synergy_spatial)
-    generated = model.generate(**as_embeds(model, batch), **GREEDY).tolist()
-    assert generated == new_tokens(model, batch)
-
-
 def test_logits_to_keep(model):
     batch = tiny.inputs([tiny.VIDEO_ROW])
     with torch.no_grad():
@@ -373,9 +262,25 @@ def test_gradient_checkpointing_gives_the_same_gradients_aux_loss_included():
         torch.testing.assert_close(checkpointed[name], gradient, msg=name)
 
 
-def test_reentrant_checkpointing_is_refused():
-    with pytest.raises(ValueError, match="use_reentrant"):
-        tiny.polyv().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+def test_reentrant_checkpointing_is_refused_where_the_routers_would_not_learn():
+    model, batch = tiny.polyv().train(), tiny.inputs(tiny.MIXED)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    for labels in (batch["input_ids"], None):  # None: a trainer may add `aux_loss` itself
+        with pytest.raises(ValueError, match=r"use_reentrant.*balancing loss would never reach the routers"):
+            model(**batch, labels=labels, output_router_logits=True)
+    model(**batch, output_router_logits=False)
+    with torch.no_grad():
+        assert model(**batch, output_router_logits=True).aux_loss > 0
+    assert model.eval()(**batch, output_router_logits=True).aux_loss > 0
+
+
+def test_routers_that_learn_only_in_later_layers_are_no_sign_of_reentrant_checkpointing():
+    model, batch = tiny.polyv().train().requires_grad_(False), tiny.inputs([[], []])
+    model.model.language_model.layers[5:].requires_grad_(True)
+    model(**batch, labels=batch["input_ids"], output_router_logits=True).loss.backward()
+    gate = "model.language_model.layers.{}.mlp.gate.weight"
+    grads = {name: weight.grad for name, weight in model.named_parameters()}
+    assert grads[gate.format(3)] is None and grads[gate.format(7)].abs().max() > 0
 
 
 def test_the_aux_loss_reaches_the_routers():

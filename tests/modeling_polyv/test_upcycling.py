@@ -253,5 +253,5 @@ def test_a_configuration_may_come_as_a_folder_or_as_the_dense_one(checkpoint, tm
 def test_an_adapter_of_a_dense_model_is_refused(checkpoint, tmp_path):
     adapter = {"base_model_name_or_path": str(checkpoint), "peft_type": "LORA"}
     (tmp_path / "adapter_config.json").write_text(json.dumps(adapter))
-    with pytest.raises(ValueError, match=r"adapter of .*Upcycle and save the base once"):
+    with pytest.raises(ValueError, match=r"adapter of .*Upcycle the base once"):
         PolyVForConditionalGeneration.from_pretrained(tmp_path)
