@@ -147,7 +147,7 @@ def _check(source: Path, out: Path, in_place: bool) -> None:
         found = f"model_type {model_type!r}" if config.exists() else "no config.json"
         raise ValueError(
             f"model={source}: {found}, expected a PolyV checkpoint (model_type 'polyv'). A Qwen2.5-VL checkpoint becomes "
-            "one by PolyVForConditionalGeneration.from_pretrained(...).save_pretrained(...)."
+            "one by: polyv upcycle SRC DST."
         )
     if not (source / "processor_config.json").exists():
         raise ValueError(

@@ -18,6 +18,7 @@ PolyV answers questions about images, videos and posed RGB-D scenes with one mod
   world      make the simulated world that the models learn from, or look at it
   train      train a model
   evaluate   measure a model on the ten question suites
+  upcycle    make a PolyV checkpoint of Qwen2.5-VL checkpoints, on disk
   export     give a checkpoint its code, so that it loads without this package
 
 `polyv COMMAND --help` says more about each; `polyv --version` prints the version."""
@@ -74,6 +75,19 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
     from polyv.evaluation.evaluate import run
 
     run(args.model, args.suites, args.seed, args.n, args.out, world=args.world, batch_size=args.batch_size)
+
+
+def _upcycle(args: argparse.Namespace, rest: list[str]) -> None:
+    from polyv.hub.upcycle import merge_from, placement, upcycle_to_disk
+
+    options = {
+        "num_experts": args.experts,
+        "num_experts_per_tok": args.top_k,
+        **placement(args.placement, args.source),
+    }
+    options |= {"decoder_sparse_step": args.every} if args.every is not None else {}
+    given = {name: value for name, value in options.items() if value is not None}
+    print(upcycle_to_disk(args.source, args.out, merge_from(args.merge), args.seed, **given))
 
 
 def _export(args: argparse.Namespace, rest: list[str]) -> None:
@@ -279,6 +293,37 @@ embodied_qa, temporal_image""",
     parser.add_argument("--out", metavar="FILE", type=Path, default=Path("report.json"), help=text)
 
 
+def _add_upcycle(commands) -> None:
+    parser = _command(
+        commands,
+        "upcycle",
+        _upcycle,
+        "make a PolyV checkpoint of Qwen2.5-VL checkpoints, on disk",
+        """\
+Write the PolyV that a Qwen2.5-VL checkpoint becomes: each FFN that is replaced is copied to every expert, so that the
+result computes what SRC does until it is trained. With --from, checkpoints that were trained from SRC on images,
+scenes or videos give an expert each, and SRC's own FFN is the last one. It takes less than 1 GB of memory. May be
+interrupted: the same command goes on where it stopped. PolyVForConditionalGeneration.from_pretrained(SRC) does the
+same in memory.""",
+        """\
+  polyv upcycle Qwen/Qwen2.5-VL-7B-Instruct polyv-7b
+  polyv upcycle Qwen/Qwen2.5-VL-3B-Instruct polyv-3b --experts 2 --placement front-half
+  polyv upcycle base merged --from image=tuned/image --from scene=tuned/scene --from video=tuned/video""",
+        loads_models=True,
+    )
+    parser.add_argument("source", metavar="SRC", help="a Qwen2.5-VL checkpoint: a folder, or a name on the Hub")
+    parser.add_argument("out", metavar="DST", type=Path, help="folder to write; it must not exist")
+    parser.add_argument("--experts", metavar="N", type=int, help="experts a layer (default: 4)")
+    parser.add_argument("--top-k", metavar="K", type=int, help="experts that a token goes to (default: 2)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--every", metavar="K", type=int, help="every K-th layer holds experts (default: 4)")
+    text = "which layers hold experts: every one, or every one of the first half"
+    where.add_argument("--placement", choices=("every-layer", "front-half"), help=text)
+    text = "a checkpoint whose FFNs become an expert; MODALITY is image, scene or video; may be given several times"
+    parser.add_argument("--from", metavar="MODALITY=CHECKPOINT", dest="merge", action="append", default=[], help=text)
+    parser.add_argument("--seed", type=int, default=0, help="seed of routers and synergy heads (default: %(default)s)")
+
+
 def _add_export(commands) -> None:
     parser = _command(
         commands,
@@ -310,7 +355,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"polyv {polyv.__version__}")
     commands = parser.add_subparsers(prog="polyv", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
-    for add in (_add_ask, _add_demo, _add_world, _add_train, _add_evaluate, _add_export):
+    for add in (_add_ask, _add_demo, _add_world, _add_train, _add_evaluate, _add_upcycle, _add_export):
         add(commands)
     return parser
 
