@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 FLOOR := build/transformers-floor
 
-.PHONY: setup style quality test test-slow test-floor demo
+.PHONY: setup style quality test test-slow test-floor conformance bench fuzz demo
 
 setup: $(INSTALLED)
 
@@ -43,6 +43,21 @@ test-floor: setup
 		"transformers==$(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)"
 	PYTHONPATH=$(FLOOR) $(BIN)/python -c "import transformers; print('transformers', transformers.__version__)"
 	PYTHONPATH=$(abspath $(FLOOR)) $(BIN)/python -m pytest
+
+# transformers' own test suites, out of the source distribution of the installed version, on PolyV.
+conformance: setup
+	suites=$$($(BIN)/python -m tests.conformance.fetch build) && \
+		TRANSFORMERS_TESTS=$$suites $(BIN)/python -m pytest -m "" tests/conformance
+
+# Thousands of odd and hostile inputs, for at most half an hour. The default suite tries some hundreds of them.
+fuzz: setup
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-1000} FUZZ_SECONDS=$${FUZZ_SECONDS:-1800} $(BIN)/python -m pytest tests/fuzz
+
+# glibc hands freed blocks above 32 MB back to the kernel, page by page: a cost of its own, see docs/bench.md.
+# On a GPU: python -m polyv.evaluation.bench --out docs/bench-cuda --device cuda
+bench: setup
+	MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m polyv.evaluation.bench --out docs/bench-cpu
 
 demo: setup
 	$(BIN)/polyv demo

@@ -83,24 +83,23 @@ def unveil_scene_token(text: str) -> str:
     return text.replace(_TYPED_SCENE_TOKEN, SCENE_TOKEN)
 
 
-def with_scenes(chat_template: str | None) -> str:
+def with_scenes(chat_template: Any) -> Any:
     """`CHAT_TEMPLATE` in place of none or of Qwen2.5-VL's own, which cannot place scenes; others as they are."""
     if chat_template is None:
         return CHAT_TEMPLATE
+    if isinstance(chat_template, dict):  # several, by name
+        return {name: with_scenes(template) for name, template in chat_template.items()}
     if SCENE_TOKEN in chat_template:
         return chat_template
     probe: list[Any] = [
         [{"role": "user", "content": [{"type": "image"}, {"type": "video"}, {"type": "text", "text": "a"}]}],
         [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}],
     ]
-    theirs, ours = (
-        render_jinja_template(probe, chat_template=template, add_generation_prompt=True, add_synergy=False)[0]
-        for template in (chat_template, CHAT_TEMPLATE)
-    )
-    if theirs != ours:
-        raise ValueError(
-            f"chat_template: this one cannot place scenes (it has no {SCENE_TOKEN}), and its prompts differ from "
-            "Qwen2.5-VL's, so that it cannot be replaced without changing them. Pass your own as chat_template, or "
-            "polyv.processing.chat_template_polyv.CHAT_TEMPLATE."
+    try:
+        theirs, ours = (
+            render_jinja_template(probe, chat_template=template, add_generation_prompt=True, add_synergy=False)[0]
+            for template in (chat_template, CHAT_TEMPLATE)
         )
-    return CHAT_TEMPLATE
+    except Exception:  # one that refuses such a conversation is not Qwen2.5-VL's
+        return chat_template
+    return CHAT_TEMPLATE if theirs == ours else chat_template

@@ -4,7 +4,6 @@
 Every class here shows only what differs from its Qwen2.5-VL parent.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,7 +24,9 @@ from transformers.utils import TransformersKwargs, auto_docstring, can_return_tu
 from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_polyv import PolyVConfig, PolyVTextConfig
+from .distributed_polyv import reach_absent_media, trains_with_others
 from .encodings import PolyVSinusoidalEncoding, PolyVSynergyHead, move_text_behind_videos
+from .generation_polyv import PolyVGenerationMixin
 from .moe import PolyVExperts, PolyVSparseMoeBlock, load_balancing_loss
 from .outputs_polyv import PolyVCausalLMOutput
 from .upcycling import read_dense_config, upcycle
@@ -50,19 +51,6 @@ class PolyVPreTrainedModel(Qwen2_5_VLPreTrainedModel):
     def _can_set_experts_implementation(cls) -> bool:
         # transformers looks for the experts' decorator in this file's source, and caches what a parent class said.
         return True
-
-    def _set_gradient_checkpointing(
-        self, enable: bool = True, gradient_checkpointing_func: Callable | None = None, **kwargs
-    ):
-        if enable and getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
-            raise ValueError(
-                "`use_reentrant=True` is not supported: reentrant checkpointing runs the layers without gradients, so "
-                "the load-balancing loss would never reach the routers. Pass "
-                '`gradient_checkpointing_kwargs={"use_reentrant": False}`, or leave it out.'
-            )
-        super()._set_gradient_checkpointing(
-            enable=enable, gradient_checkpointing_func=gradient_checkpointing_func, **kwargs
-        )
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
@@ -261,6 +249,8 @@ class PolyVModel(PolyVPreTrainedModel, Qwen2_5_VLModel):
             )
             inputs_embeds = inputs_embeds.masked_scatter(image_mask if modality == "image" else video_mask, features)
 
+        if trains_with_others(self):
+            inputs_embeds = inputs_embeds + reach_absent_media(self, encoded, inputs_embeds.device)
         if position_ids is None:
             position_ids = self.compute_3d_position_ids(
                 input_ids=input_ids,
@@ -284,7 +274,7 @@ class PolyVModel(PolyVPreTrainedModel, Qwen2_5_VLModel):
         )
 
 
-class PolyVForConditionalGeneration(PolyVPreTrainedModel, Qwen2_5_VLForConditionalGeneration):
+class PolyVForConditionalGeneration(PolyVGenerationMixin, PolyVPreTrainedModel, Qwen2_5_VLForConditionalGeneration):
     # The loss is divided by the `num_items_in_batch` that Trainer counts, which makes gradient accumulation unbiased.
     accepts_loss_kwargs = True
 
@@ -329,6 +319,9 @@ class PolyVForConditionalGeneration(PolyVPreTrainedModel, Qwen2_5_VLForCondition
             Seconds between two temporal grids of each video.
         image_coords (`torch.Tensor` of shape `(num_image_tokens, 3)`, *optional*):
             World coordinates (metres) of each merged visual token; NaN where a token has none.
+
+        Raises:
+            ValueError: the balance loss is asked for while reentrant checkpointing keeps gradients from the routers.
 
         Example:
 
@@ -384,6 +377,7 @@ class PolyVForConditionalGeneration(PolyVPreTrainedModel, Qwen2_5_VLForCondition
             aux_loss = load_balancing_loss(
                 router_logits, text_config.num_experts, text_config.num_experts_per_tok, mask
             )
+            self._check_routers_learn(router_logits)
             if loss is not None and labels is not None:
                 share = 1.0
                 if (num_items := kwargs.get("num_items_in_batch")) is not None:
@@ -402,11 +396,17 @@ class PolyVForConditionalGeneration(PolyVPreTrainedModel, Qwen2_5_VLForCondition
             **self._synergy(hidden_states, input_ids, inputs_embeds, past_key_values),
         )
 
-    def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
-        token_types = model_kwargs.get("mm_token_type_ids")
-        if inputs_tensor.is_floating_point() and token_types is not None:
-            inputs_tensor = token_types.long()  # see `PolyVModel.compute_3d_position_ids`
-        return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+    def _check_routers_learn(self, router_logits: tuple[torch.Tensor, ...]) -> None:
+        if not (self.training and torch.is_grad_enabled()):
+            return
+        if any(logits.requires_grad for logits in router_logits):
+            return
+        if any(module.weight.requires_grad for module in self.modules() if isinstance(module, Qwen3MoeTopKRouter)):
+            raise ValueError(
+                "`use_reentrant=True` runs the layers without gradients, so the load-balancing loss would never reach "
+                'the routers. Pass `gradient_checkpointing_kwargs={"use_reentrant": False}`, or train without that loss '
+                "(`output_router_logits=False`)."
+            )
 
     def _synergy(
         self,

@@ -6,11 +6,13 @@ top-left pixel at (0, 0), as in OpenCV and ScanNet: a camera of width w that loo
 cx = (w - 1) / 2. Depth is the z coordinate in the camera, not the length of the ray.
 """
 
+import errno
 import json
 import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from PIL import Image
 
 from .scene_checks import check_depths, check_intrinsics, check_pose, check_shapes
 from .scene_files import as_matrix, inside, list_frames, pinhole, read_depth, read_matrix, write_matrix
-from .still_images import MAX_IMAGE_PIXELS, open_image, to_rgb
+from .still_images import MAX_IMAGE_PIXELS, open_image, short, to_rgb, unreadable
 from .view_sampling import select_views
 
 
@@ -84,6 +86,9 @@ class PosedViews:
             TypeError: `images` are not uint8, or `depths` are integers (millimetres?) instead of metres.
             ValueError: as the class says.
         """
+        for name, values in (("images", images), ("depths", depths)):
+            if not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
+                raise TypeError(f"{name}: got {type(values).__name__}, expected an array or a list, one entry a view.")
         images = _stack(
             "images", [to_rgb(x) if isinstance(x, Image.Image) else x for x in images], (0, 0, 0, 3), np.uint8
         )
@@ -103,7 +108,7 @@ class PosedViews:
         elif image_intrinsics is None:
             image_intrinsics = intrinsics  # of no matter: the shapes are about to be refused
         image_intrinsics = _per_view("image_intrinsics", image_intrinsics, len(images))
-        return cls(images, depths, intrinsics, np.asarray(poses, dtype=np.float64), image_intrinsics)
+        return cls(images, depths, intrinsics, _array("poses", poses, np.float64), image_intrinsics)
 
     @classmethod
     def load(
@@ -118,8 +123,14 @@ class PosedViews:
             ValueError: it is neither of the two, or its content is refused (see `from_folder`, `from_transforms`).
         """
         path = Path(path)
-        if not path.exists():
-            raise FileNotFoundError(f"scene {path}: no such file or folder.")
+        try:
+            there = path.exists()
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise unreadable(f"scene {path}", error) from error
+            there = False
+        if not there:
+            raise FileNotFoundError(f"scene {short(str(path))}: no such file or folder.")
         if path.is_file():
             return cls.from_transforms(path, num_views, max_image_pixels)
         if (path / "transforms.json").is_file():
@@ -192,12 +203,16 @@ class PosedViews:
         path = Path(path)
         try:
             transforms = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: not a nerfstudio transforms.json: {error}.") from error
+        except Exception as error:
+            raise unreadable(str(path), error, "not a nerfstudio transforms.json") from error
         frames = transforms.get("frames") if isinstance(transforms, dict) else None
         if not isinstance(frames, list) or not frames:
             raise ValueError(f"{path}: not a nerfstudio transforms.json: it has no list of 'frames'.")
         for index, frame in enumerate(frames):
+            if not isinstance(frame, dict):
+                raise ValueError(
+                    f"{path}: frames[{index}] is {frame!r:.50}, expected an object of three keys or more."
+                )
             for key in ("file_path", "depth_file_path", "transform_matrix"):
                 if key not in frame:
                     raise ValueError(
@@ -216,7 +231,7 @@ class PosedViews:
             [inside(path.parent, frame["depth_file_path"]) for frame in frames],
             np.stack(poses),
             [(name, intrinsics) for name, (intrinsics, _) in zip(names, cameras, strict=True)],
-            depth_scale=float(transforms.get("depth_unit_scale_factor", 0.001)),
+            depth_scale=_depth_scale(path, transforms.get("depth_unit_scale_factor", 0.001)),
             sizes=[size for _, size in cameras],
             max_image_pixels=max_image_pixels,
         )
@@ -248,11 +263,16 @@ class PosedViews:
         for view, (x, y) in enumerate(zip(*self._slopes(), strict=True)):
             down = _overlap(self.intrinsics[view, 1], self.image_intrinsics[view, 1], 1, self, rows)
             across = _overlap(self.intrinsics[view, 0], self.image_intrinsics[view, 0], 0, self, columns)
-            weight = down @ np.isfinite(self.depths[view]) @ across.T
-            # Unprojection is linear in depth, x and y: the mean of points needs no array of points.
-            depth = np.nan_to_num(self.depths[view].astype(np.float64))
-            terms = [(down, across * x), (down * y, across), (down, across)]
-            camera = np.stack([left @ depth @ right.T for left, right in terms], axis=-1)
+            measured = self.depths[view] > 0  # NaN is not
+            if measured.all():
+                depth, weight = self.depths[view], np.outer(down.sum(1), across.sum(1))
+            else:
+                depth = np.where(measured, self.depths[view], 0)
+                weight = down @ measured.astype(np.float64) @ across.T
+            # Unprojection is linear in depth, x and y: the mean of points needs no array of points. One product gives
+            # the sums of depth times x, times y, and times 1, one cell a number; first in the depth's own precision.
+            sums = np.concatenate([down, down * y]).astype(np.float32) @ depth @ np.concatenate([across, across * x]).T
+            camera = np.stack([sums[:rows, columns:], sums[rows:, :columns], sums[:rows, :columns]], axis=-1)
             known = weight > _MIN_OVERLAP
             rotation, translation = self.poses[view, :3, :3], self.poses[view, :3, 3]
             result[view, known] = camera[known] / weight[known][:, None] @ rotation.T + translation
@@ -365,8 +385,24 @@ def _from_files(
         raise ValueError(f"{depth[0]}{others}: {error}") from error
 
 
+def _depth_scale(path: Path, value: Any) -> float:
+    """Metres of one step of stored depth."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:
+        raise ValueError(
+            f"{path}: depth_unit_scale_factor is {value!r:.50}, expected metres in one step, such as 0.001."
+        )
+    return float(value)
+
+
+def _array(name: str, value: Any, dtype: type | None = None) -> np.ndarray:
+    try:
+        return np.asarray(value, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # torch's own are RuntimeErrors
+        raise TypeError(f"{name}: got {type(value).__name__}, which is no array of numbers ({error}).") from error
+
+
 def _stack(name: str, values: Any, empty: tuple[int, ...], dtype: type) -> np.ndarray:
-    arrays = [np.asarray(value) for value in values]
+    arrays = [_array(name, value) for value in values]
     for index, array in enumerate(arrays):
         if array.shape != arrays[0].shape:
             raise ValueError(
@@ -377,7 +413,7 @@ def _stack(name: str, values: Any, empty: tuple[int, ...], dtype: type) -> np.nd
 
 
 def _per_view(name: str, matrices: Any, views: int) -> np.ndarray:
-    matrices = np.asarray(matrices, dtype=np.float64)
+    matrices = _array(name, matrices, np.float64)
     if matrices.ndim not in (2, 3) or matrices.shape[-2:] != (3, 3):
         raise ValueError(
             f"{name}: got shape {list(matrices.shape)}, expected [K, 3, 3], or [3, 3] for all views. "

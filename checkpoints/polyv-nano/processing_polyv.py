@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AddedToken, PreTrainedConfig, Qwen2_5_VLProcessor, processing_utils
+from transformers import AddedToken, BatchFeature, PreTrainedConfig, Qwen2_5_VLProcessor, processing_utils
+from transformers.utils import logging
 from transformers.utils.chat_template_utils import _get_template_variables
 
 from .chat_template_polyv import (
@@ -19,6 +20,7 @@ from .chat_template_polyv import (
     with_scenes,
 )
 from .given_media import (
+    check_count,
     check_counts,
     content_entries,
     flatten,
@@ -31,6 +33,8 @@ from .posed_views import PosedViews
 from .still_images import MAX_IMAGE_PIXELS, load_image
 from .video_inputs import load_videos, one_each
 
+
+logger = logging.get_logger(__name__)
 
 _SETTINGS = ("scenes_kwargs", "add_synergy", "num_synergy_tokens", "max_image_pixels")
 _VIDEO_OPTIONS = ("fps", "num_frames", "min_frames", "max_frames", "do_sample_frames", "video_metadata")
@@ -49,7 +53,8 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
     Args:
         image_processor, tokenizer, video_processor: Qwen2.5-VL's. A tokenizer without `<synergy>` gains it, as a
             special token with the next free id; in Qwen2.5-VL's checkpoints that is an unused row of the embedding.
-        chat_template: one that places scenes; None or Qwen2.5-VL's own becomes `CHAT_TEMPLATE`.
+        chat_template: None or Qwen2.5-VL's own becomes `CHAT_TEMPLATE`; any other stays, and places scenes and
+            `<synergy>` if it knows how.
         scenes_kwargs: `num_views`, the most views of a scene (spread over its trajectory; 32), and `min_pixels` and
             `max_pixels` of each view after the resize (None: as for images).
         add_synergy: whether prompts hold `<synergy>`. False gives Qwen2.5-VL's prompt.
@@ -58,8 +63,7 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
         max_image_pixels: a picture, video frame or view of more pixels is refused before it is decoded.
 
     Raises:
-        ValueError: `chat_template` knows no scenes and is not Qwen2.5-VL's either, a setting is unknown, or
-            `num_synergy_tokens` is below 1.
+        ValueError: a setting is unknown, or `num_synergy_tokens` is below 1.
 
     Example:
         ```python
@@ -128,7 +132,14 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
     def model_input_names(self):
         return [*super().model_input_names, "image_coords"]
 
-    def __call__(self, images=None, text=None, videos=None, scenes=None, scenes_kwargs=None, **kwargs):
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | list[str] | None = None,
+        videos: Any = None,
+        scenes: Any = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
         """Prepare a batch.
 
         Args:
@@ -141,24 +152,32 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
                 of them; their rate is told by `video_metadata` (then `fps` samples them like a file), or else by
                 `fps`, or else taken as 24 with a warning. `fps` and `video_metadata` may be lists, one a video.
             scenes: `PosedViews`, or paths that `PosedViews.load` reads.
-            scenes_kwargs: settings of this call over the processor's own.
-            kwargs: as for Qwen2.5-VL's processor.
+            kwargs: as for Qwen2.5-VL's processor; and `scenes_kwargs`, settings of this call over the processor's own.
 
         Raises:
             ValueError: placeholders and media differ in number, or a medium is refused (see `PosedViews`, `load_image`,
                 `load_videos`).
         """
         texts = [text] if isinstance(text, str) else text
-        if texts is not None and not all(isinstance(sample, str) for sample in texts):
-            raise TypeError("text: expected a string or a list of strings.")
+        is_list = isinstance(texts, (list, tuple)) and all(isinstance(sample, str) for sample in texts)
+        if texts is not None and not (is_list and texts):
+            raise TypeError(f"text: got {text!r:.80}, expected a string, or a list of strings, at least one.")
+        for index, sample in enumerate(texts or ()):
+            try:
+                sample.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"text[{index}]: it cannot be tokenized ({error}). Was it decoded rightly?"
+                ) from error
         order = None if texts is None else self._count_placeholders(texts, images, videos, scenes)
         rescale = {**(kwargs.get("images_kwargs") or {}), **kwargs}.get("do_rescale", self.image_processor.do_rescale)
         image_list = [
-            load_image(image, self.max_image_pixels, rescale is not False) for image in flatten(images, is_image)
+            load_image(image, self.max_image_pixels, rescale is not False)
+            for image in flatten("images", images, is_image)
         ]
-        settings = _scene_settings(scenes_kwargs, self.scenes_kwargs)
-        scene_list = [self._load_scene(scene, settings["num_views"]) for scene in flatten(scenes, is_scene)]
-        video_list, kwargs = self._load_videos(flatten(videos, is_video), kwargs)
+        settings = _scene_settings(kwargs.pop("scenes_kwargs", None), self.scenes_kwargs)
+        scene_list = [self._load_scene(scene, settings["num_views"]) for scene in flatten("scenes", scenes, is_scene)]
+        video_list, kwargs = self._load_videos(flatten("videos", videos, is_video), kwargs)
         return super().__call__(
             images=_Pictures.arrange(image_list, scene_list, order, settings) if image_list or scene_list else None,
             text=texts,
@@ -178,9 +197,16 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
 
         Raises:
             ValueError: as `__call__` says; also an empty conversation, a content entry without a type or whose type is
-                not its medium's, and `num_synergy_tokens` below 1.
+                not its medium's, a scene where the template knows none, and `num_synergy_tokens` below 1.
         """
         template = self.chat_template if chat_template is None else chat_template
+        if isinstance(self.chat_template, dict):
+            template = self.chat_template.get(chat_template or "default", chat_template)
+            if template is None:
+                raise ValueError(
+                    f"chat_template: this processor has several, {', '.join(self.chat_template)}, and none called "
+                    "default. Pass one of these names."
+                )
         # transformers 5.18 drops `processor_kwargs` when anything is left over here, later ones warn: sort them first.
         known = _get_template_variables(template) | inspect.signature(super().apply_chat_template).parameters.keys()
         processor_kwargs = {**(processor_kwargs or {}), **{k: kwargs.pop(k) for k in list(kwargs) if k not in known}}
@@ -188,6 +214,16 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
             kwargs.setdefault(name, getattr(self, name))
         _synergy_count(kwargs.get("num_synergy_tokens", self.num_synergy_tokens))
         entries = list(content_entries(conversation))
+        if kwargs.get("add_synergy", self.add_synergy) and SYNERGY_TOKEN not in template:
+            logger.warning_once(
+                f"This chat template places no {SYNERGY_TOKEN}, which PolyV was trained with. Pass `add_synergy=False` if "
+                "that is what you want."
+            )
+        if any(entry.get("type") == "scene" for entry in entries) and SCENE_TOKEN not in template:
+            raise ValueError(
+                f"chat_template: this one cannot place scenes: it has no {SCENE_TOKEN}. Pass one that does, such as "
+                "polyv.processing.chat_template_polyv.CHAT_TEMPLATE."
+            )
         if tokenize:
             scenes = [scene_source(entry) for entry in entries if entry.get("type") == "scene"]
             rates = [entry.get("fps") for entry in entries if entry.get("type") == "video"]
@@ -224,11 +260,17 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
         budget = dict(kwargs.get("size") or self.image_processor.size)
         for edge, limit in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
             budget[edge] = images.settings[limit] or budget[edge]
+        most = min(budget["longest_edge"], self.max_image_pixels)
+        if images.settings["min_pixels"] is None:  # then the images' own least counts, as far as it fits
+            budget["shortest_edge"] = min(budget["shortest_edge"], most)
+        if budget["shortest_edge"] > most:
+            raise ValueError(f"scenes_kwargs: min_pixels={budget['shortest_edge']} is more than the {most} allowed.")
         # In a call, `min_pixels` and `max_pixels` are the images' own, and would win over `size`.
         views_kwargs = {name: value for name, value in kwargs.items() if name not in ("min_pixels", "max_pixels")}
+        processed = self.image_processor(views, **{**views_kwargs, "size": budget})
         pieces_of = {
             False: _split(self.image_processor(plain, **kwargs)) if plain else iter(()),
-            True: _split(self.image_processor(views, **{**views_kwargs, "size": budget})),
+            True: _split(processed),
         }
         pixels, grids, coordinates, replacements = [], [], [], []
         merge = self.image_processor.merge_size
@@ -246,7 +288,8 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
                 coordinates.append(np.full((rows * columns, 3), np.nan, dtype=np.float32))
                 replacements.append(tokens)
         return {
-            "pixel_values": torch.cat(pixels),
+            # Of scenes alone, they are in order as they came: to put them together again takes as long as to split them.
+            "pixel_values": torch.cat(pixels) if plain else processed["pixel_values"],
             "image_grid_thw": torch.stack(grids),
             "image_coords": torch.from_numpy(np.concatenate(coordinates)),
         }, replacements
@@ -353,4 +396,6 @@ def _scene_settings(given: dict[str, Any] | None, defaults: dict[str, Any]) -> d
     unknown = set(given or ()) - set(_SCENES_DEFAULTS)
     if unknown:
         raise ValueError(f"scenes_kwargs: unknown {sorted(unknown)}; expected some of {sorted(_SCENES_DEFAULTS)}.")
+    for name, value in (given or {}).items():
+        check_count(f"scenes_kwargs: {name}", value)
     return {**defaults, **(given or {})}

@@ -5,18 +5,22 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
-from .still_images import open_image
+from .still_images import check_pixels, open_image, unreadable
 
 
 def read_depth(path: Path, scale: float, max_pixels: int) -> np.ndarray:
     if path.suffix == ".npy":
         try:
-            depth = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{path}: not a NumPy array of numbers ({error}).") from error
+            depth = open_memmap(path, mode="r")  # never a pickle, nor more than the file holds
+        except Exception as error:
+            raise unreadable(str(path), error, "not a NumPy array of numbers") from error
         if depth.ndim != 2 or depth.size == 0:
             raise ValueError(f"{path}: got shape {list(depth.shape)}, expected [h, w], neither of them 0.")
+        if depth.dtype.kind not in "iuf":
+            raise ValueError(f"{path}: got an array of {depth.dtype}, expected depth in numbers.")
+        check_pixels(depth.shape[1], depth.shape[0], max_pixels, str(path))
         return (depth * np.float64(scale)).astype(np.float32)
     image = open_image(path, max_pixels)
     if not image.mode.startswith("I"):
@@ -34,8 +38,12 @@ def list_frames(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     return {path.stem: path for path in sorted(paths, key=_natural_order)}
 
 
-def inside(folder: Path, name: str) -> Path:
+def inside(folder: Path, name: Any) -> Path:
     """`folder / name`, unless it leads out. Lexical on purpose: the Hub's cache is made of links out of its folders."""
+    if not isinstance(name, str):
+        raise ValueError(
+            f"{folder / 'transforms.json'}: {name!r} is no path. Expected a string, relative to the folder."
+        )
     path = PureWindowsPath(name)  # it splits at both kinds of slash
     if path.root or path.drive or ".." in path.parts:
         raise ValueError(f"{folder / 'transforms.json'}: {name!r} leads out of the folder. Use paths relative to it.")
@@ -59,7 +67,7 @@ def pinhole(camera: dict, name: str) -> tuple[np.ndarray, tuple[int, int] | None
     try:
         fx, fy, cx, cy = (float(camera.get(key, camera["fl_x"])) for key in ("fl_x", "fl_y", "cx", "cy"))
         size = (int(camera["w"]), int(camera["h"])) if "w" in camera and "h" in camera else None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name}: fl_x, fl_y, cx, cy, w and h must be numbers ({error}).") from error
     return np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]], dtype=np.float64), size
 
@@ -67,7 +75,7 @@ def pinhole(camera: dict, name: str) -> tuple[np.ndarray, tuple[int, int] | None
 def as_matrix(values: Any, name: str) -> np.ndarray:
     try:
         matrix = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name}: not a matrix of numbers ({error}).") from error
     if matrix.shape != (4, 4):
         raise ValueError(f"{name}: got shape {list(matrix.shape)}, expected [4, 4].")
@@ -80,8 +88,8 @@ def read_matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
         raise FileNotFoundError(f"{path}: no such file. ScanNet's layout needs it.")
     try:
         matrix = np.loadtxt(path, dtype=np.float64, ndmin=2)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a matrix of numbers ({error}).") from error
+    except Exception as error:
+        raise unreadable(str(path), error, "not a matrix of numbers") from error
     if matrix.shape not in (shape, (4, 4)):
         raise ValueError(f"{path}: got shape {list(matrix.shape)}, expected {list(shape)}.")
     return matrix[: shape[0], : shape[1]]

@@ -5,6 +5,7 @@ import base64
 import io
 import os
 import urllib.request
+from http.client import HTTPException, InvalidURL
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -14,6 +15,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 """Pixels above which a picture is refused: PIL's own limit against decompression bombs (about 89 million)."""
+
+_MAX_ASPECT_RATIO = 200  # of transformers' `smart_resize`
+
+MAX_FETCHED_BYTES = 1 << 30
+"""Bytes above which what a URL holds is refused: they are read into memory."""
 
 
 def open_image(
@@ -25,9 +31,10 @@ def open_image(
 
     Raises:
         FileNotFoundError: there is no such file.
+        OSError: the file cannot be read.
         ValueError: the file is no picture, is cut short, or has more than `max_pixels` pixels.
     """
-    name = name or ("an image given as bytes" if isinstance(source, bytes) else str(source))
+    name = _label(source, name)
     try:
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
     except UnidentifiedImageError as error:
@@ -36,6 +43,8 @@ def open_image(
         ) from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name}: {error} Resize it first.") from error
+    except Exception as error:
+        raise unreadable(name, error) from error
     try:
         check_pixels(image.width, image.height, max_pixels, name)
     except ValueError:
@@ -43,13 +52,24 @@ def open_image(
         raise
     try:
         image.load()
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{name}: the picture is damaged or cut short ({error}).") from error
+    except Exception as error:
+        raise unreadable(name, error) from error
     return image
 
 
+def unreadable(name: str, error: Exception, what: str = "the picture is damaged or cut short") -> Exception:
+    """What to raise for what a library raises over a malformed file: anything at all."""
+    if isinstance(error, MemoryError):
+        return error
+    if isinstance(error, OSError) and error.errno is not None:  # of the file system
+        told = type(error)(f"{name}: it cannot be read ({error.strerror}).")
+        told.errno, told.filename = error.errno, error.filename
+        return told
+    return ValueError(f"{name}: {what} ({error}).")
+
+
 def check_pixels(width: int, height: int, max_pixels: int, name: str) -> None:
-    """Refuse what holds more than `max_pixels`, or nothing."""
+    """Refuse what holds more than `max_pixels`, or nothing, or is all too long."""
     if width * height > max_pixels:
         raise ValueError(
             f"{name}: {width}x{height} pixels are more than max_image_pixels={max_pixels}. "
@@ -57,6 +77,11 @@ def check_pixels(width: int, height: int, max_pixels: int, name: str) -> None:
         )
     if width * height == 0:
         raise ValueError(f"{name}: {width}x{height} pixels: it is empty.")
+    if max(width, height) > _MAX_ASPECT_RATIO * min(width, height):
+        raise ValueError(
+            f"{name}: {width}x{height} pixels: one side is more than {_MAX_ASPECT_RATIO} times the other, which Qwen2.5-VL "
+            "does not scale. Crop it first."
+        )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -82,7 +107,18 @@ def read_image(
     source: str | os.PathLike | bytes, max_pixels: int = MAX_IMAGE_PIXELS, name: str | None = None
 ) -> Image.Image:
     """`open_image`, turned upright as its EXIF mark says, then `to_rgb`."""
-    return to_rgb(ImageOps.exif_transpose(open_image(source, max_pixels, name)))
+    return _upright(open_image(source, max_pixels, name), _label(source, name))
+
+
+def _label(source: str | os.PathLike | bytes, name: str | None) -> str:
+    return name or ("an image given as bytes" if isinstance(source, bytes) else str(source))
+
+
+def _upright(image: Image.Image, name: str) -> Image.Image:
+    try:
+        return to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # a mark that cannot be read; or a picture opened by the caller, not decoded until now
+        raise unreadable(name, error) from error
 
 
 def load_image(image: Any, max_pixels: int = MAX_IMAGE_PIXELS, rescale: bool = True) -> Any:
@@ -109,7 +145,7 @@ def load_image(image: Any, max_pixels: int = MAX_IMAGE_PIXELS, rescale: bool = T
         return read_image(content, max_pixels, f"image {short(image)}")
     if isinstance(image, Image.Image):
         check_pixels(*image.size, max_pixels, "image")
-        return to_rgb(ImageOps.exif_transpose(image))
+        return _upright(image, "image")
     if isinstance(image, (np.ndarray, torch.Tensor)):
         pixels = to_eight_bits(image, max_pixels, rescale)
         return image if pixels is image else Image.fromarray(pixels)
@@ -131,6 +167,8 @@ def to_eight_bits(pixels: Any, max_pixels: int, rescale: bool = True, name: str 
     Raises:
         ValueError: another shape, no pixels, more than `max_pixels`, or values outside the range.
     """
+    if getattr(pixels, "is_meta", False):
+        raise ValueError(f"{name}: got a tensor on the device 'meta', which holds no data.")
     shape = tuple(pixels.shape) if pixels.ndim != 2 else (*pixels.shape, 1)
     last = len(shape) >= 3 and shape[-1] in (1, 3, 4)
     if not last and not (len(shape) >= 3 and shape[-3] in (1, 3, 4)):
@@ -143,10 +181,9 @@ def to_eight_bits(pixels: Any, max_pixels: int, rescale: bool = True, name: str 
     floating = pixels.is_floating_point() if isinstance(pixels, torch.Tensor) else pixels.dtype.kind == "f"
     if (channels == 3 and pixels.dtype in (np.uint8, torch.uint8)) or (floating and not rescale):
         return pixels
-    if isinstance(pixels, torch.Tensor):
+    values = pixels
+    if isinstance(pixels, torch.Tensor):  # NumPy has no bfloat16
         values = (pixels.float() if floating else pixels).detach().cpu().numpy()
-    else:
-        values = pixels
     top = _top(values, name)
     if channels == 3 and floating and top == 255:
         return pixels
@@ -186,17 +223,25 @@ def fetch(address: str, kind: str) -> bytes:
     """What an http(s) or data: URL holds; `kind` ("image", "video") names it in messages.
 
     Raises:
-        OSError: it cannot be fetched.
-        ValueError: it is no URL.
+        OSError: it cannot be fetched, or not whole.
+        ValueError: it is no URL, or holds more than `MAX_FETCHED_BYTES`.
     """
-    request = urllib.request.Request(address, headers={"User-Agent": "polyv"})
     try:
+        request = urllib.request.Request(address, headers={"User-Agent": "polyv"})
         with urllib.request.urlopen(request, timeout=60) as response:
-            return response.read()
-    except OSError as error:
-        raise OSError(f"{kind} {short(address)}: it cannot be fetched ({error}).") from error
-    except ValueError as error:
+            content = response.read(MAX_FETCHED_BYTES + 1)
+            missing = getattr(response, "length", None)  # of an HTTP response, whose `read(size)` may end early
+    except (ValueError, InvalidURL) as error:
         raise ValueError(f"{kind} {short(address)}: not a valid URL ({error}).") from error
+    except (OSError, HTTPException) as error:
+        raise OSError(f"{kind} {short(address)}: it cannot be fetched ({error}).") from error
+    if len(content) > MAX_FETCHED_BYTES:
+        raise ValueError(
+            f"{kind} {short(address)}: it is larger than {MAX_FETCHED_BYTES >> 20} MiB. Download it, and give the file."
+        )
+    if missing:
+        raise OSError(f"{kind} {short(address)}: it cannot be fetched whole, {missing} bytes are missing. Try again.")
+    return content
 
 
 def _from_base64(text: str) -> bytes:
@@ -204,7 +249,7 @@ def _from_base64(text: str) -> bytes:
     try:
         content = base64.b64decode("".join(text.split()), validate=True)
         Image.open(io.BytesIO(content)).close()  # many a file name is also valid base64
-    except (ValueError, UnidentifiedImageError):
+    except Exception:  # of PIL, whatever a malformed picture makes it trip over
         raise FileNotFoundError(f"image {short(text)}: no such file, nor a picture in base64.") from None
     return content
 

@@ -63,7 +63,7 @@ def read_dense_config(
         if _model_type(base, hub) == "qwen2_5_vl":
             raise ValueError(
                 f"{pretrained_model_name_or_path} is an adapter of {base}, a dense Qwen2.5-VL: what it adds to would be "
-                "upcycled anew, with new routers. Upcycle and save the base once, set the adapter's "
+                "upcycled anew, with new routers. Upcycle the base once (`polyv upcycle`), set the adapter's "
                 "base_model_name_or_path to the saved PolyV, and load that."
             )
         return None
@@ -108,20 +108,7 @@ def upcycle(
         ValueError: if the weights do not fit `config`, or one is missing or has no place; the message lists them.
     """
     num_rows = dense_config.text_config.vocab_size
-    if config is None or isinstance(config, Qwen2_5_VLConfig):
-        dense_config = config or dense_config
-        fields = {**PolyVConfig.__dataclass_fields__, **PolyVTextConfig.__dataclass_fields__}
-        overrides = {name: kwargs.pop(name) for name in list(kwargs) if name in fields and name != "dtype"}
-        if "synergy_token_id" not in overrides:
-            overrides["synergy_token_id"] = _find_synergy_row(pretrained_model_name_or_path, num_rows, kwargs)
-        synergy_row = overrides["synergy_token_id"]
-        if synergy_row is not None and synergy_row >= num_rows:
-            overrides["synergy_token_id"] = 0  # any row that exists, until the embedding has grown
-        config = PolyVConfig.from_dense(dense_config, **overrides)
-    else:
-        config = PolyVConfig.from_pretrained(config) if isinstance(config, str | os.PathLike) else config
-        synergy_row = config.synergy_token_id
-    _refuse_other_shapes(pretrained_model_name_or_path, dense_config, config)
+    config, synergy_row = plan_config(dense_config, pretrained_model_name_or_path, config, kwargs)
 
     with_loading_info = kwargs.pop("output_loading_info", False)
     # Conversions are looked up by class name and cannot be passed in: lend this class the dense one's for one load.
@@ -147,6 +134,38 @@ def upcycle(
     if synergy_row is not None and synergy_row >= num_rows:
         _grow_vocabulary(model, synergy_row)
     return (model, info) if with_loading_info else model
+
+
+def plan_config(
+    dense_config: Qwen2_5_VLConfig,
+    pretrained_model_name_or_path,
+    config: PolyVConfig | Qwen2_5_VLConfig | str | os.PathLike | None,
+    kwargs: dict[str, Any],
+) -> tuple[PolyVConfig, int | None]:
+    """What an upcycled checkpoint will be, and the embedding row of its `<synergy>`: None where it has none, a row that
+    does not exist yet where the vocabulary has to grow.
+
+    Args:
+        kwargs: those that belong to [`PolyVConfig`] or [`PolyVTextConfig`] are taken out.
+
+    Raises:
+        ValueError: if the checkpoint's weights do not fit.
+    """
+    if config is None or isinstance(config, Qwen2_5_VLConfig):
+        dense_config, num_rows = config or dense_config, dense_config.text_config.vocab_size
+        fields = {**PolyVConfig.__dataclass_fields__, **PolyVTextConfig.__dataclass_fields__}
+        overrides = {name: kwargs.pop(name) for name in list(kwargs) if name in fields and name != "dtype"}
+        if "synergy_token_id" not in overrides:
+            overrides["synergy_token_id"] = _find_synergy_row(pretrained_model_name_or_path, num_rows, kwargs)
+        synergy_row = overrides["synergy_token_id"]
+        if synergy_row is not None and synergy_row >= num_rows:
+            overrides["synergy_token_id"] = 0  # any row that exists, until the embedding has grown
+        config = PolyVConfig.from_dense(dense_config, **overrides)
+    else:
+        config = PolyVConfig.from_pretrained(config) if isinstance(config, str | os.PathLike) else config
+        synergy_row = config.synergy_token_id
+    refuse_other_shapes(pretrained_model_name_or_path, dense_config, config)
+    return config, synergy_row
 
 
 def _converters(config: PolyVTextConfig) -> list[WeightConverter]:
@@ -182,7 +201,7 @@ def _find_synergy_row(pretrained_model_name_or_path, num_rows: int, kwargs: dict
     return None
 
 
-def _refuse_other_shapes(name, dense: Qwen2_5_VLConfig, config: PolyVConfig) -> None:
+def refuse_other_shapes(name, dense: Qwen2_5_VLConfig, config: PolyVConfig) -> None:
     asked = {"moe_intermediate_size": (config.text_config.moe_intermediate_size, dense.text_config.intermediate_size)}
     for part in ("text_config", "vision_config"):
         theirs, ours = getattr(dense, part), getattr(config, part)

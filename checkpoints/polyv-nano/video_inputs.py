@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from transformers.video_utils import VideoMetadata
 
 from .given_media import check_positive, is_file
@@ -34,13 +35,13 @@ def load_videos(
 
     Raises:
         ValueError: a number is not above 0, there are not as many of `fps` or `video_metadata` as videos, `num_frames`
-            stands beside an `fps` to sample by, a video has no frames, or as `read_video` and `to_eight_bits` say.
+            stands beside an `fps` to sample by, pictures of unknown rate are to be sampled, a video has no frames, or as `read_video` and `to_eight_bits` say.
     """
     for name in ("num_frames", "min_frames", "max_frames"):
         check_positive(name, options.get(name))
     rates = one_each("fps", options.get("fps"), len(videos))
     for rate in rates:
-        check_positive("fps", rate)
+        check_positive("fps", rate, most=1e6)
     rescale = options.get("do_rescale", processor.do_rescale) is not False
     loaded = []
     for video, rate, told in zip(
@@ -49,28 +50,52 @@ def load_videos(
         if is_file(video):
             loaded.append(read_video(video, _sampling(rate, options, processor), max_pixels))
         else:
+            if isinstance(video, (list, tuple)) and any(map(is_file, video)):
+                _refuse_sampling_without_rate(rate, told, options)
             loaded.append(_take(load_frames(video, max_pixels, rescale), rate, told, options, processor))
     return loaded
+
+
+def _refuse_sampling_without_rate(fps: float | None, told: Any, options: dict[str, Any]) -> None:
+    """As transformers does: pictures on disk are no video whose rate could be guessed."""
+    if options.get("do_sample_frames") is True and fps is None and (told or {}).get("fps") is None:
+        raise ValueError(
+            "videos: Sampling frames from a list of images is not supported! Set `do_sample_frames=False`, or tell "
+            "their rate by `video_metadata`."
+        )
 
 
 def load_frames(frames: Any, max_pixels: int, rescale: bool = True) -> Any:
     """One video's frames, given as an array or a list of images, as one array `[T, H, W, 3]` (or `[T, 3, H, W]`)."""
     if isinstance(frames, (list, tuple)):
         if not all(hasattr(frame, "shape") and frame.shape == frames[0].shape for frame in frames):
-            frames = [np.asarray(load_image(frame, max_pixels, rescale)) for frame in frames]
+            frames = [_on_host(load_image(frame, max_pixels, rescale)) for frame in frames]
         for index, frame in enumerate(frames):
             if frame.shape != frames[0].shape:
                 raise ValueError(
                     f"videos: frame {index} has shape {list(frame.shape)}, but frame 0 {list(frames[0].shape)}. "
                     "All frames of a video must have one size."
                 )
-        frames = np.stack(frames)  # together: floats over 0..1 are told from those over 0..255 by the whole video
+        # Together: floats over 0..1 are told from those over 0..255 by the whole video.
+        tensors = all(isinstance(frame, torch.Tensor) for frame in frames)
+        frames = torch.stack(frames) if tensors and frames else np.stack([_on_host(frame) for frame in frames])
         frames = frames[..., None] if frames.ndim == 3 else frames
+    elif frames.ndim < 3:
+        raise ValueError(
+            f"videos: got an array of shape {list(frames.shape)}, expected [T, H, W, C] or [T, C, H, W] with C of 1, 3 or 4."
+        )
     elif frames.ndim == 3:
         frames = frames[None]
     if len(frames) == 0:
         raise ValueError("videos: one of them has no frames.")
     return to_eight_bits(frames, max_pixels, rescale, "videos")
+
+
+def _on_host(frame: Any) -> np.ndarray:
+    """A picture or an array as NumPy's."""
+    if isinstance(frame, torch.Tensor) and not frame.is_meta:
+        frame = (frame.float() if frame.dtype == torch.bfloat16 else frame).detach().cpu()
+    return np.asarray(frame)
 
 
 def one_each(name: str, values: Any, count: int) -> list:
@@ -83,9 +108,17 @@ def one_each(name: str, values: Any, count: int) -> list:
 
 def _metadata_each(metadata: Any, count: int) -> list:
     if metadata is None or isinstance(metadata, Mapping):
-        return [metadata] * count
+        metadata = [metadata] * count
+    if not isinstance(metadata, (list, tuple)):
+        raise TypeError(f"video_metadata: got {type(metadata).__name__}, expected a dict, or a list of one a video.")
     if any(isinstance(entry, (list, tuple)) for entry in metadata):  # a list a sample
         metadata = [entry for part in metadata for entry in part]
+    for entry in metadata:
+        unknown = set(entry or ()) - set(VideoMetadata.__dataclass_fields__) if isinstance(entry, Mapping) else set()
+        if unknown or not (entry is None or isinstance(entry, Mapping)):
+            raise TypeError(
+                f"video_metadata: got {entry!r:.80}, expected a dict of some of {', '.join(VideoMetadata.__dataclass_fields__)}."
+            )
     return one_each("video_metadata", metadata, count)
 
 
@@ -119,7 +152,7 @@ def _take(
                 stacklevel=2,
             )
         metadata.fps, fps = fps, None
-    check_positive("video_metadata: fps", metadata.fps)
+    check_positive("video_metadata: fps", metadata.fps, most=1e6)
     rate = metadata.sampled_fps  # 24 where None
     sampling = _sampling(fps, options, processor)
     if fps is None and options.get("num_frames") is None and options.get("do_sample_frames") is not True:

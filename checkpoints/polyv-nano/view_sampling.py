@@ -108,6 +108,8 @@ def read_video(
         if not container.streams.video:
             raise ValueError(f"video {name}: it holds no video stream, only {len(container.streams)} other stream(s).")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise ValueError(f"video {name}: damaged, or of a codec that FFmpeg does not know.")
         if stream.width * stream.height > max_pixels:
             raise ValueError(
                 f"video {name}: frames of {stream.width}x{stream.height} pixels are more than max_image_pixels={max_pixels}."
