@@ -9,6 +9,7 @@ import numpy as np
 _PRINCIPAL_POINT_TOLERANCE = 0.15  # of the picture's size; a factor of 1.3 between two resolutions already exceeds it
 # Metres. Depth cameras see from about 0.2 m, which is 200 in millimetres; a drone may fly 120 m high.
 _LARGEST_MEDIAN_DEPTH = 200
+_FURTHEST = 1e8  # metres: more than any place on Earth has in any system of coordinates
 
 
 def check_shapes(views: dict[str, np.ndarray]) -> None:
@@ -55,6 +56,10 @@ def check_pose(pose: np.ndarray, name: str) -> None:
     rotation = pose[:3, :3]
     if not np.isfinite(pose).all():
         raise ValueError(f"{name}: holds NaN or infinity: this view has no pose. Leave the view out.")
+    if (far := np.abs(pose[:3, 3]).max()) > _FURTHEST:
+        raise ValueError(
+            f"{name}: its camera stands {far:.3g} m from the origin. Expected metres, at most {_FURTHEST:.0e}."
+        )
     if not np.allclose(pose[3], [0, 0, 0, 1], atol=1e-6):
         raise ValueError(f"{name}: its last row is {pose[3].tolist()}, expected [0, 0, 0, 1].")
     error = np.abs(rotation.T @ rotation - np.eye(3)).max()

@@ -17,7 +17,7 @@ import torch
 from transformers.video_utils import VideoMetadata
 
 from polyv.processing.given_media import check_positive, is_file
-from polyv.processing.still_images import load_image, to_eight_bits
+from polyv.processing.still_images import load_image, to_eight_bits, unambiguous
 from polyv.processing.view_sampling import Sampling, read_video, sample_indices
 
 
@@ -88,7 +88,7 @@ def load_frames(frames: Any, max_pixels: int, rescale: bool = True) -> Any:
         frames = frames[None]
     if len(frames) == 0:
         raise ValueError("videos: one of them has no frames.")
-    return to_eight_bits(frames, max_pixels, rescale, "videos")
+    return unambiguous(to_eight_bits(frames, max_pixels, rescale, "videos"))
 
 
 def _on_host(frame: Any) -> np.ndarray:

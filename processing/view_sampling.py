@@ -100,9 +100,10 @@ def read_video(
         raise FileNotFoundError(f"video {name}: no such file.")
     try:
         container = av.open(source, options={"format_whitelist": _VIDEO_FORMATS})
-    except (av.FFmpegError, OSError) as error:
+    except (av.FFmpegError, OSError, UnicodeError) as error:  # the last over texts within the file
+        why = getattr(error, "strerror", error)
         raise ValueError(
-            f"video {name}: not a video file, whatever its name says, or cut short before its index ({error.strerror})."
+            f"video {name}: not a video file, whatever its name says, or cut short before its index ({why})."
         ) from error
     with container:
         if not container.streams.video:
@@ -118,8 +119,8 @@ def read_video(
             times, duration = _frame_times(container, stream, name)
             indices = sample_indices(times, duration, sampling)
             frames = _decode(container, stream, indices)
-        except av.FFmpegError as error:
-            raise ValueError(f"video {name}: damaged or cut short ({error.strerror}).") from error
+        except (av.FFmpegError, UnicodeError) as error:
+            raise ValueError(f"video {name}: damaged or cut short ({getattr(error, 'strerror', error)}).") from error
     if len(frames) < len(indices):
         raise ValueError(
             f"video {name}: cut short: only {len(frames)} of {len(indices)} sampled frames can be decoded."

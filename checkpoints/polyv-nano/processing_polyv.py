@@ -30,7 +30,7 @@ from .given_media import (
     scene_source,
 )
 from .posed_views import PosedViews
-from .still_images import MAX_IMAGE_PIXELS, load_image
+from .still_images import MAX_IMAGE_PIXELS, load_image, unambiguous
 from .video_inputs import load_videos, one_each
 
 
@@ -172,7 +172,7 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
         order = None if texts is None else self._count_placeholders(texts, images, videos, scenes)
         rescale = {**(kwargs.get("images_kwargs") or {}), **kwargs}.get("do_rescale", self.image_processor.do_rescale)
         image_list = [
-            load_image(image, self.max_image_pixels, rescale is not False)
+            unambiguous(load_image(image, self.max_image_pixels, rescale is not False))
             for image in flatten("images", images, is_image)
         ]
         settings = _scene_settings(kwargs.pop("scenes_kwargs", None), self.scenes_kwargs)

@@ -197,6 +197,14 @@ def to_eight_bits(pixels: Any, max_pixels: int, rescale: bool = True, name: str 
     return np.repeat(values, 3, axis=-1) if channels == 1 else np.ascontiguousarray(values)
 
 
+def unambiguous(pixels: Any) -> Any:
+    """A picture or an array as it is; `[..., H, W, C]` as `[..., C, H, W]` where H could be a number of channels, for transformers
+    would take it for that."""
+    if getattr(pixels, "ndim", 0) < 3 or pixels.shape[-1] not in (1, 3, 4) or pixels.shape[-3] not in (1, 3, 4):
+        return pixels
+    return pixels.movedim(-1, -3) if isinstance(pixels, torch.Tensor) else np.moveaxis(pixels, -1, -3)
+
+
 def _top(values: np.ndarray, name: str) -> float:
     """The value that stands for white."""
     if values.dtype == bool:

@@ -49,7 +49,7 @@ def test_a_picture_in_memory(processor, data):
     image = data.draw(strategies[kind])
     batch = process(processor, "image|/etc/passwd", images=image, text=IMAGE)
     if batch is not None:
-        (one,) = image if kind == "list" else [image]
+        (one,) = [each for each in image if each is not None] if kind == "list" else [image]
         if kind == "array" and one.ndim > 3:  # a batch of one
             (one,) = one
         size = (one.height, one.width) if isinstance(one, Image.Image) else rows_and_columns(one.shape)

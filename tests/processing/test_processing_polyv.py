@@ -230,6 +230,19 @@ def test_the_images_least_size_does_not_keep_scenes_out(qwen_folder, media):
         tensors(processor, user(content), scenes_kwargs={"min_pixels": 96 * 96, "max_pixels": 32 * 32})
 
 
+@pytest.mark.parametrize("height", [1, 3])
+def test_pictures_as_high_as_channels_are_many_are_no_channels(processor, height):
+    """transformers would take [3, W, 3] for [C, H, W]."""
+    pixels = np.random.default_rng(0).integers(0, 255, (height, 40, 3), dtype=np.uint8)
+    expected = processor(images=Image.fromarray(pixels), text="<|image_pad|>", return_tensors="pt")
+    for array in (pixels, torch.from_numpy(pixels)):
+        assert_same(processor(images=array, text="<|image_pad|>", return_tensors="pt"), expected)
+    clip = {"text": "<|video_pad|>", "fps": 8.0, "return_tensors": "pt"}
+    frames = np.stack([pixels] * 4)
+    tall = processor(videos=frames.repeat(2, axis=1), **clip)["video_grid_thw"]
+    assert processor(videos=frames, **clip)["video_grid_thw"][0, 1] <= tall[0, 1]
+
+
 def test_a_tool_call_needs_no_content(processor):
     template = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] or message['tool_calls'] }};{% endfor %}"
     calls = [{"type": "function", "function": {"name": "look", "arguments": {}}}]
