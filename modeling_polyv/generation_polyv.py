@@ -69,6 +69,28 @@ class PolyVGenerationMixin(GenerationMixin):
             )
         return without_cached_media(kwargs, past_length, self.config.vision_config.spatial_merge_size)
 
+    def _expand_multimodal_outputs(self, input_ids, mm_encoder_output, expand_size=1, inputs_embeds=None):
+        """For beams and several sequences: the media of each row, all of them in turn, as often as the row is repeated.
+
+        transformers does so too, but in 5.18 repeats each medium on its own: the views of a scene would come apart.
+        """
+        for modality, outputs in mm_encoder_output.items():
+            if outputs is None:
+                continue
+            token_id = getattr(self.config, f"{modality}_token_id")
+            if input_ids is None or input_ids.numel() == 0:
+                is_medium = (inputs_embeds == self.get_input_embeddings().weight[token_id]).all(-1)
+            else:
+                is_medium = input_ids == token_id
+            media, expanded = iter(outputs.pooler_output), []
+            for count in is_medium.sum(-1).tolist():
+                of_row: list[torch.Tensor] = []
+                while sum(len(one) for one in of_row) < count:
+                    of_row.append(next(media))
+                expanded += of_row * expand_size
+            outputs.pooler_output = tuple(expanded)
+        return mm_encoder_output
+
     def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
         token_types = model_kwargs.get("mm_token_type_ids")
         if inputs_tensor.is_floating_point() and token_types is not None:
