@@ -198,8 +198,8 @@ def to_eight_bits(pixels: Any, max_pixels: int, rescale: bool = True, name: str 
 
 
 def unambiguous(pixels: Any) -> Any:
-    """A picture or an array as it is; `[..., H, W, C]` as `[..., C, H, W]` where H could be a number of channels, for transformers
-    would take it for that."""
+    """A picture or an array as it is; `[..., H, W, C]` as `[..., C, H, W]` where H could be a number of channels, for
+    transformers would take it for that."""
     if getattr(pixels, "ndim", 0) < 3 or pixels.shape[-1] not in (1, 3, 4) or pixels.shape[-3] not in (1, 3, 4):
         return pixels
     return pixels.movedim(-1, -3) if isinstance(pixels, torch.Tensor) else np.moveaxis(pixels, -1, -3)

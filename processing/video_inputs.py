@@ -35,7 +35,8 @@ def load_videos(
 
     Raises:
         ValueError: a number is not above 0, there are not as many of `fps` or `video_metadata` as videos, `num_frames`
-            stands beside an `fps` to sample by, pictures of unknown rate are to be sampled, a video has no frames, or as `read_video` and `to_eight_bits` say.
+            stands beside an `fps` to sample by, pictures of unknown rate are to be sampled, a video has no frames, or as
+            `read_video` and `to_eight_bits` say.
     """
     for name in ("num_frames", "min_frames", "max_frames"):
         check_positive(name, options.get(name))

@@ -123,18 +123,20 @@ def resized(height: int, width: int, factor: int, low: int, high: int) -> tuple[
 
 def image_grid(processor: Any, height: int, width: int) -> list[int]:
     """The grid of patches that a picture of this size makes."""
-    images = processor.image_processor
-    size, patch = images.size, images.patch_size
-    rows, columns = resized(height, width, patch * images.merge_size, size["shortest_edge"], size["longest_edge"])
-    return [1, rows // patch, columns // patch]
+    return [1, *_patches(processor.image_processor, height, width)]
 
 
 def video_grid(processor: Any, frames: int, height: int, width: int) -> list[int]:
     """The grid of patches that so many frames of this size make."""
     videos = processor.video_processor
-    size, patch = videos.size, videos.patch_size
-    rows, columns = resized(height, width, patch * videos.merge_size, size["shortest_edge"], size["longest_edge"])
-    return [ceil(frames / videos.temporal_patch_size), rows // patch, columns // patch]
+    return [ceil(frames / videos.temporal_patch_size), *_patches(videos, height, width)]
+
+
+def _patches(part: Any, height: int, width: int) -> tuple[int, int]:
+    """Down and across, by the image or the video processor."""
+    size, patch = part.size, part.patch_size
+    rows, columns = resized(height, width, patch * part.merge_size, size["shortest_edge"], size["longest_edge"])
+    return rows // patch, columns // patch
 
 
 def check_batch(processor: Any, batch: Any) -> None:
