@@ -32,20 +32,34 @@ def to_markdown(report: dict) -> str:
     parts = [
         f"# What PolyV costs, measured on {report['date']}",
         f"`{malloc}{report['command']}`\n\n{about['device']}, {about['threads']} thread(s), torch {about['torch']}, "
-        f"transformers {about['transformers']}. Medians of {report['repeats']} interleaved repetitions, of the processor "
-        f"{3 * report['repeats']}; ratios, so 1 is the dense model.",
+        f"transformers {about['transformers']}. Medians of {report['repeats']} interleaved repetitions, of decoding and the "
+        f"processor {3 * report['repeats']}; all but the columns in ms and MB are multiples of these, and MFU.",
     ]
-    titles = {
-        "blocks": "## MoE block over the dense FFN of its width\n\n2 of 4 experts: twice the FLOPs. *unrouted* are four dense FFNs, "
-        "each on half of the tokens: what the same products take where nothing is routed.",
-        "models": "## Model over the dense model it was upcycled from\n\nMFU: counted FLOPs a second, over those of a large matrix "
-        "product here.",
-        "processor": "## Processor over Qwen2.5-VL's",
-        "memory": "## Peak memory over the dense model's, weights included",
-    }
-    for name, title in titles.items():
-        parts += [title, _table(report[name])]
+    parts += [
+        f"## {title}\n\n{_table(report[part][kind])}"
+        for kind, titles in _TITLES.items()
+        for part, title in titles.items()
+    ]
     return "\n\n".join(parts) + "\n"
+
+
+_TITLES = {
+    "time": {
+        "blocks": "Time of an MoE block over the dense FFN of its width\n\n2 of 4 experts: twice the FLOPs. *unrouted* are "
+        "four dense FFNs, each on half of the tokens: what the same products take where nothing is routed.",
+        "models": "Time of a model over the dense model it was upcycled from",
+        "processors": "Time of the processor over Qwen2.5-VL's",
+    },
+    "memory": {
+        "blocks": "Peak memory of a block over the dense FFN's, weights and gradients included",
+        "models": "Peak memory of a model over the dense model's, weights and gradients included",
+        "processors": "Peak memory of the processor over Qwen2.5-VL's",
+    },
+    "mfu": {
+        "blocks": "MFU of blocks: counted FLOPs a second, over those of a large matrix product here",
+        "models": "MFU of models",
+    },
+}
 
 
 def _table(rows: list[dict]) -> str:
@@ -93,10 +107,9 @@ def main(argv: list[str] | None = None) -> None:
             "malloc": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
         },
         "repeats": args.repeats,
-        "blocks": benchmarks.bench_blocks(args.device, args.repeats),
-        "models": benchmarks.bench_models(args.device, args.repeats),
-        "processor": benchmarks.bench_processor(3 * args.repeats),
-        "memory": benchmarks.bench_memory(args.device),
+        "blocks": benchmarks.measure(benchmarks.blocks(args.device), args.device, args.repeats, "blocks"),
+        "models": benchmarks.measure(benchmarks.models(args.device), args.device, args.repeats, "models"),
+        "processors": benchmarks.measure(benchmarks.processors(), "cpu", args.repeats, "processors"),
     }
     write_report(args.out, report, to_markdown(report))
 

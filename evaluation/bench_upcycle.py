@@ -31,48 +31,11 @@ from tqdm import tqdm
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from polyv.evaluation.bench import write_report
+from polyv.evaluation.shapes import make_config
 
 
-# Of Qwen/Qwen2.5-VL-3B-Instruct and Qwen/Qwen2.5-VL-7B-Instruct, as their config.json have them.
-SHAPES: dict[str, dict[str, Any]] = {
-    "3b": {
-        "text": {
-            "hidden_size": 2048,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 36,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 2,
-            "vocab_size": 151936,
-        },
-        "tie_word_embeddings": True,
-    },
-    "7b": {
-        "text": {
-            "hidden_size": 3584,
-            "intermediate_size": 18944,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 28,
-            "num_key_value_heads": 4,
-            "vocab_size": 152064,
-        },
-        "tie_word_embeddings": False,
-    },
-}
 BYTES_NEEDED = {"3b": 31e9, "7b": 69e9}
 """Of disk: the checkpoint, the result, and its copy."""
-
-
-def make_config(shape: str) -> Qwen2_5_VLConfig:
-    """The configuration of Qwen2.5-VL 3B or 7B."""
-    text, tied = SHAPES[shape]["text"], SHAPES[shape]["tie_word_embeddings"]
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-    vision = {"out_hidden_size": text["hidden_size"], "intermediate_size": 3420, "hidden_size": 1280}
-    return Qwen2_5_VLConfig(
-        text_config={**text, "rope_parameters": rope, "dtype": "bfloat16"},
-        vision_config={**vision, "dtype": "bfloat16"},
-        tie_word_embeddings=tied,
-        dtype="bfloat16",
-    )
 
 
 def make_checkpoint(config: Qwen2_5_VLConfig, folder: Path, progress: bool = True) -> Path:
@@ -138,7 +101,10 @@ def seconds(run: Callable[[], Any], *read: Path) -> tuple[float, Any]:
 def measure(shape: str, folder: Path, repeats: int) -> dict[str, Any]:
     """Peaks and times of `repeats` rounds, each of which upcycles and then copies what came of it."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        source, out = make_checkpoint(make_config(shape), Path(scratch) / f"qwen-{shape}"), Path(scratch) / "polyv"
+        source, out = (
+            make_checkpoint(make_config(shape, dtype="bfloat16"), Path(scratch) / f"qwen-{shape}"),
+            Path(scratch) / "polyv",
+        )
         copies = Path(scratch) / "copies"
         rounds = []
         for _ in range(repeats):
@@ -185,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m polyv.evaluation.bench_upcycle", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--shape", choices=tuple(SHAPES), default="7b", help="default: %(default)s")
+    parser.add_argument("--shape", choices=tuple(BYTES_NEEDED), default="7b", help="default: %(default)s")
     parser.add_argument("--folder", type=Path, default=Path("build"), help="on the disk to use (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("docs/bench-upcycle"), help="writes OUT.md and OUT.json")
     parser.add_argument("--repeats", type=int, default=3, help="default: %(default)s")

@@ -1,10 +1,16 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
-"""The parts of `make bench`: blocks, models, processors and memory, each beside what it is compared with."""
+"""The parts of `make bench`: blocks, models and processors, each beside what it is compared with."""
 
 import copy
+import ctypes
+import gc
+import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +23,8 @@ from transformers.models.qwen3_vl_moe.configuration_qwen3_vl_moe import Qwen3VLM
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextSparseMoeBlock
 
 from polyv.configuration.configuration_polyv import PolyVConfig, PolyVTextConfig
-from polyv.evaluation.flops import decoder_flops, vision_flops
+from polyv.evaluation.flops import block_flops, decoder_flops, vision_flops
+from polyv.evaluation.shapes import make_config
 from polyv.modeling_polyv.modeling_polyv import PolyVForConditionalGeneration
 from polyv.modeling_polyv.moe import PolyVSparseMoeBlock
 
@@ -26,6 +33,57 @@ SHAPES = ((512, 1024, 4096), (2048, 512, 1408), (16, 1024, 4096))  # tokens, hid
 GPU_SHAPES = ((4096, 2048, 11008), (4096, 3584, 18944), (16, 3584, 18944))  # 3B's and 7B's FFNs
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
 REPEATS = 7
+
+
+@dataclass
+class Entrant:
+    """One side of a comparison. `run` leaves nothing in memory; `weights` are bytes, `flops` those of one run."""
+
+    run: Callable[[], Any]
+    weights: int = 0
+    flops: float = 0.0
+
+
+@dataclass
+class Comparison:
+    """What is run beside what. All are told as multiples of the first entrant.
+
+    Attributes:
+        what: the columns that say what is compared.
+        entrants: by name.
+        dtype: of the products.
+        repeats: how many times more often than others: short runs scatter more.
+    """
+
+    what: dict[str, Any]
+    entrants: dict[str, Entrant]
+    dtype: torch.dtype = torch.float32
+    repeats: int = 1
+
+
+def measure(comparisons: Iterator[Comparison], device: str, repeats: int, desc: str) -> dict[str, list[dict]]:
+    """Rows of "time", "memory" and, where FLOPs are counted, "mfu" of each comparison: the FLOPs a second of each entrant
+    over those of a large matrix product."""
+    measured: dict[str, list[dict]] = {"time": [], "mfu": [], "memory": []}
+    for comparison in tqdm(comparisons, desc=desc):
+        entrants = comparison.entrants
+        (base, first), *others = entrants.items()
+        seconds = race({name: each.run for name, each in entrants.items()}, device, repeats * comparison.repeats)
+        row = {f"{base}_ms": 1e3 * seconds[base], **{name: seconds[name] / seconds[base] for name, _ in others}}
+        if first.flops:
+            peak = matmul_peak(device, comparison.dtype)
+            used = {name: each.flops / seconds[name] / peak for name, each in entrants.items()}
+            measured["mfu"].append({**comparison.what, **used})
+            name, last = others[-1]
+            row["flops"] = last.flops / first.flops
+            row["time / flops"] = row[name] / row["flops"]
+        measured["time"].append({**comparison.what, **row})
+        peaks = {name: peak_memory(each.run, device) for name, each in entrants.items()}
+        held = {name: entrants[name].weights + peak for name, peak in peaks.items() if peak is not None}
+        if held:
+            row = {f"{base}_MB": held[base] / 1e6, **{name: held[name] / held[base] for name, _ in others}}
+            measured["memory"].append({**comparison.what, **row})
+    return measured
 
 
 def race(runs: dict[str, Callable[[], Any]], device: str, repeats: int = REPEATS) -> dict[str, float]:
@@ -49,30 +107,74 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def bench_blocks(device: str, repeats: int) -> list[dict]:
-    """(a) Forward, and forward with backward, of blocks of one width: each over the dense FFN."""
-    rows = []
+def peak_memory(run: Callable[[], Any], device: str) -> int | None:
+    """Bytes held at most during `run`, above what was held before it: of the GPU's, or the process's where Linux tells them,
+    else None."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # else `run` would begin with what earlier ones have freed
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
+    except (AttributeError, OSError):
+        return None
+    before = _peak_resident()
+    run()
+    return _peak_resident() - before
+
+
+def _peak_resident() -> int:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])  # type: ignore[index]
+
+
+@cache
+def matmul_peak(device: str, dtype: torch.dtype) -> float:
+    """FLOPs a second of a large square matrix product: the most that a model could reach."""
+    side = 8192 if device == "cuda" else 2048
+    one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2 * side**3 / race({"matmul": lambda: one @ other}, device)["matmul"]
+
+
+def blocks(device: str) -> Iterator[Comparison]:
+    """(a) Forward, and forward with backward, of blocks of one width beside the dense FFN."""
     shapes = GPU_SHAPES if device == "cuda" else SHAPES
     dtypes = (torch.bfloat16,) if device == "cuda" else (torch.float32, torch.bfloat16)
-    for tokens, hidden, intermediate in tqdm(shapes, desc="blocks"):
+    for tokens, hidden, intermediate in shapes:
         for dtype in dtypes:
-            blocks = make_blocks(hidden, intermediate, device, dtype)
+            made = make_blocks(hidden, intermediate, device, dtype)
             x = torch.randn(1, tokens, hidden, device=device, dtype=dtype, requires_grad=True)
             for backward in (False, True):
-                # Every choice gathers its expert's weights: GBs for a long prompt. It is meant for decoding.
-                names = [name for name in blocks if "batched" not in name or tokens <= 16]
-                seconds = race({name: _block_run(blocks[name], x, backward) for name in names}, device, repeats)
-                rows.append(
-                    {
+                # It gathers its expert's weights for every choice: GBs for a long prompt. It is meant for decoding.
+                names = [name for name in made if "batched" not in name or tokens <= 16]
+                # A backward pass is two forward ones.
+                flops = {
+                    name: (3 if backward else 1)
+                    * block_flops(hidden, intermediate, tokens, *((0, 1) if name == "dense" else (4, 2)))
+                    for name in names
+                }
+                yield Comparison(
+                    what={
                         "tokens": tokens,
                         "shape": f"{hidden} → {intermediate}",
                         "dtype": str(dtype).removeprefix("torch."),
                         "pass": "forward + backward" if backward else "forward",
-                        "dense_ms": 1e3 * seconds["dense"],
-                        **{name: seconds[name] / seconds["dense"] for name in names if name != "dense"},
-                    }
+                    },
+                    entrants={
+                        name: Entrant(_block_run(made[name], x, backward), _bytes(made[name]), flops[name])
+                        for name in names
+                    },
+                    dtype=dtype,
                 )
-    return rows
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters())
 
 
 class Unrouted(nn.Module):
@@ -114,38 +216,17 @@ def _block_run(block: nn.Module, x: torch.Tensor, backward: bool) -> Callable[[]
             block(x)
 
     def both() -> None:
-        block.zero_grad()
         block(x).sum().backward()
+        block.zero_grad()
+        x.grad = None
 
     return both if backward else forward
 
 
-def model_configs(device: str) -> tuple[Qwen2_5_VLConfig, PolyVConfig]:
-    """A dense model and the PolyV of it: on a CPU of 8 layers of width 512, on a GPU of eight of 3B's layers."""
-    large = device == "cuda"
-    text = {
-        "hidden_size": 2048 if large else 512,
-        "intermediate_size": 11008 if large else 1408,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 16 if large else 8,
-        "num_key_value_heads": 2,
-        "vocab_size": 151936 if large else 8192,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 1e6,
-            "mrope_section": [16, 24, 24] if large else [8, 12, 12],
-        },
-    }
-    vision = {
-        "depth": 4,
-        "hidden_size": 1280 if large else 256,
-        "intermediate_size": 3420 if large else 704,
-        "num_heads": 16 if large else 4,
-        "out_hidden_size": text["hidden_size"],
-        "fullatt_block_indexes": [3],
-    }
+def model_configs(shape: str) -> tuple[Qwen2_5_VLConfig, PolyVConfig]:
+    """A dense model of eight layers, and the PolyV of it."""
     tokens = {"image_token_id": 10, "video_token_id": 11, "vision_start_token_id": 12, "vision_end_token_id": 13}
-    dense = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **tokens)
+    dense = make_config(shape, num_hidden_layers=8, **tokens)
     return dense, PolyVConfig.from_dense(dense, synergy_token_id=14)
 
 
@@ -166,72 +247,59 @@ def make_batch(config: Qwen2_5_VLConfig, device: str, dtype: torch.dtype, rows: 
     }
 
 
-def matmul_peak(device: str, dtype: torch.dtype) -> float:
-    """FLOPs a second of a large square matrix product: the most that a model could reach."""
-    side = 8192 if device == "cuda" else 2048
-    one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / race({"matmul": lambda: one @ other}, device)["matmul"]
+def models(device: str) -> Iterator[Comparison]:
+    """(b) Forward with backward, a prefill and cached decoding steps. An optimizer is left out: its time and memory grow
+    with all of the weights, not with those that a token uses."""
+    for shape in ("3b", "7b") if device == "cuda" else ("small",):
+        yield from _models_of(shape, device)
 
 
-def bench_models(device: str, repeats: int) -> list[dict]:
-    """(b) Forward with backward, a prefill and cached decoding steps, over the dense model's, and that over the ratio of
-    FLOPs; and which part of `matmul_peak` each model uses (MFU). An optimizer is left out: its time and memory grow with all of the weights, not with those that a token uses."""
-    dense_config, polyv_config = model_configs(device)
+def _models_of(shape: str, device: str) -> Iterator[Comparison]:
+    dense_config, polyv_config = model_configs(shape)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    models = {
-        "dense": Qwen2_5_VLForConditionalGeneration(dense_config),
-        "polyv": PolyVForConditionalGeneration(polyv_config),
+    configs = {"dense": dense_config, "polyv": polyv_config}
+    made = {
+        "dense": Qwen2_5_VLForConditionalGeneration(dense_config).to(device, dtype),
+        "polyv": PolyVForConditionalGeneration(polyv_config).to(device, dtype),
     }
     rows, count = (8, 4) if device == "cuda" else (2, 4)
     batch = make_batch(dense_config, device, dtype, rows)
-    length = batch["input_ids"].shape[1]
     # What decoding takes is reading weights. Of one row these go as the FLOPs do; several rows share what they read.
     one_row = make_batch(dense_config, device, dtype, rows=1)
-    runs: dict[str, dict[str, Callable]] = {"forward + backward": {}, "prefill": {}, f"{count} decoding steps": {}}
-    for name, model in models.items():
-        model.to(device, dtype)
-        runs["forward + backward"][name] = _training_step(model, batch)
-        runs["prefill"][name] = _prefill(model, batch)
-        runs[f"{count} decoding steps"][name] = _decode(model, one_row, count)
-    peak = matmul_peak(device, dtype)
-    measured = []
-    for what, pair in tqdm(runs.items(), desc="models"):
-        seconds = race(pair, device, repeats)
-        flops = {}  # of one row, forward
-        for name, config in (("dense", dense_config), ("polyv", polyv_config)):
-            text = config.text_config
-            if "decoding" in what:
-                flops[name] = sum(decoder_flops(text, 1, length + 1 + step, logits=1) for step in range(count))
-            else:
-                kept = length if what == "forward + backward" else 1
-                flops[name] = decoder_flops(text, length, length, logits=kept) + vision_flops(
-                    config.vision_config, 256
-                )
-        ratio, ideal = seconds["polyv"] / seconds["dense"], flops["polyv"] / flops["dense"]
+    length = batch["input_ids"].shape[1]
+
+    def whole(name: str, logits: int) -> float:
+        config = configs[name]
+        return decoder_flops(config.text_config, length, length, logits) + vision_flops(config.vision_config, 256)
+
+    def steps(name: str) -> float:
+        return sum(decoder_flops(configs[name].text_config, 1, length + 1 + step, logits=1) for step in range(count))
+
+    passes: dict[str, tuple[Callable[[Any], Callable], Callable[[str], float]]] = {
         # A backward pass is two forward ones.
-        passes = {"forward + backward": 3 * rows, "prefill": rows}.get(what, 1)
-        used = {name: passes * flops[name] / seconds[name] / peak for name in pair}
-        measured.append(
-            {
-                "what": what,
-                "dense_ms": 1e3 * seconds["dense"],
-                "ratio": ratio,
-                "flops": ideal,
-                "ratio / flops": ratio / ideal,
-                "dense MFU": used["dense"],
-                "polyv MFU": used["polyv"],
-            }
+        "forward + backward": (
+            lambda model: _training_step(model, batch),
+            lambda name: 3 * rows * whole(name, length),
+        ),
+        "prefill": (lambda model: _prefill(model, batch), lambda name: rows * whole(name, 1)),
+        f"{count} decoding steps": (lambda model: _decode(model, one_row, count), steps),
+    }
+    for what, (make_run, flops) in passes.items():
+        yield Comparison(
+            what={"shape": shape, "what": what},
+            entrants={name: Entrant(make_run(model), _bytes(model), flops(name)) for name, model in made.items()},
+            dtype=dtype,
+            repeats=3 if "decoding" in what else 1,
         )
-    return measured
 
 
 def _training_step(model: Any, batch: dict) -> Callable[[], None]:
     def run() -> None:
         model.train()
-        model.zero_grad()
         # With the balance loss where there is one.
         routed = {"output_router_logits": True} if model.config.model_type == "polyv" else {}
         model(**batch, labels=batch["input_ids"], **routed).loss.backward()
+        model.zero_grad()
 
     return run
 
@@ -271,8 +339,8 @@ def _decode(model: Any, batch: dict, count: int) -> Callable[[], None]:
     return run
 
 
-def bench_processor(repeats: int) -> list[dict]:
-    """(c) Images, videos and scenes through PolyV's processor, over Qwen2.5-VL's on the same pictures."""
+def processors() -> Iterator[Comparison]:
+    """(c) Images, videos and scenes through PolyV's processor, beside Qwen2.5-VL's on the same pictures."""
     from polyv.processing.posed_views import PosedViews
     from polyv.processing.processing_polyv import PolyVProcessor
     from polyv.recipes.nano import make_processor, make_tokenizer
@@ -287,7 +355,9 @@ def bench_processor(repeats: int) -> list[dict]:
     poses = np.tile(np.eye(4), (8, 1, 1))
     poses[:, 0, 3] = 0.1 * np.arange(8)
     intrinsics = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
-    scene = PosedViews.from_arrays(np.stack(images), np.full((8, 480, 640), 2, np.float32), intrinsics, poses)
+    depths = rng.uniform(1, 4, (8, 480, 640)).astype(np.float32)
+    depths[rng.random(depths.shape) < 0.05] = 0  # not measured, as sensors leave some
+    scene = PosedViews.from_arrays(np.stack(images), depths, intrinsics, poses)
     pad = "<|vision_start|><|{}_pad|><|vision_end|>".format
     told = {"fps": 8.0, "total_num_frames": 32, "frames_indices": list(range(32))}
     clip: dict[str, Any] = {"videos": [video], "text": pad("video"), "video_metadata": [told], "return_tensors": "pt"}
@@ -306,56 +376,8 @@ def bench_processor(repeats: int) -> list[dict]:
         ),
         "the images as 8 views with depth": (lambda: theirs(**pictures), lambda: ours(**views)),
     }
-    measured = []
-    for what, (qwen, polyv) in tqdm(pairs.items(), desc="processor"):
-        seconds = race({"qwen": qwen, "polyv": polyv}, "cpu", repeats)
-        measured.append({"what": what, "qwen_ms": 1e3 * seconds["qwen"], "ratio": seconds["polyv"] / seconds["qwen"]})
-    return measured
+    for what, (qwen, polyv) in pairs.items():
+        yield Comparison({"what": what}, {"qwen": Entrant(qwen), "polyv": Entrant(polyv)}, repeats=3)
 
 
-def bench_memory(device: str) -> list[dict]:
-    """(d) Peak memory of a training step and of a prefill above what stood before it, over the dense model's."""
-    dense_config, polyv_config = model_configs(device)
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    measured = []
-    for what in ("forward + backward", "prefill"):
-        peaks, weights = {}, {}
-        for name, make in (
-            ("dense", lambda: Qwen2_5_VLForConditionalGeneration(dense_config)),
-            ("polyv", lambda: PolyVForConditionalGeneration(polyv_config)),
-        ):
-            model = make().to(device, dtype)
-            weights[name] = sum(parameter.nbytes for parameter in model.parameters())
-            run = (_training_step if what == "forward + backward" else _prefill)(
-                model, make_batch(dense_config, device, dtype, 2)
-            )
-            peaks[name] = weights[name] + _peak_above(run, device)
-            del model, run
-        measured.append(
-            {
-                "what": what,
-                "dense_MB": peaks["dense"] / 1e6,
-                "ratio": peaks["polyv"] / peaks["dense"],
-                "weights": weights["polyv"] / weights["dense"],
-            }
-        )
-    return measured
-
-
-def _peak_above(run: Callable[[], Any], device: str) -> int:
-    """Bytes that PyTorch has allocated at most during `run`, above what it had before."""
-    if device == "cuda":
-        before = torch.cuda.memory_allocated()
-        run()  # the first call also allocates the gradients, which stay
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(profile_memory=True, record_shapes=False) as profile:
-        run()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
-    return int(held.max(initial=0))
-
-
-__all__ = ["bench_blocks", "bench_memory", "bench_models", "bench_processor"]
+__all__ = ["Comparison", "Entrant", "blocks", "measure", "models", "processors"]

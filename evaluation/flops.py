@@ -8,6 +8,11 @@ many, which changes no ratio.
 from typing import Any
 
 
+def block_flops(width: int, inner: int, tokens: int, experts: int = 0, chosen: int = 1) -> float:
+    """Of a dense FFN of three matrices, or of `chosen` such experts a token and their router."""
+    return 2 * tokens * (chosen * 3 * width * inner + width * experts)
+
+
 def decoder_flops(config: Any, tokens: int, context: int, logits: int) -> float:
     """Of one row through a decoder: Qwen2.5-VL's, or PolyV's.
 
@@ -23,12 +28,13 @@ def decoder_flops(config: Any, tokens: int, context: int, logits: int) -> float:
     # Scores and their sum over values: position t attends to as many as stand before it.
     attended = sum(range(context - tokens + 1, context + 1))
     attention = 4 * attended * width
-    dense_ffn = 2 * tokens * 3 * width * inner
+    dense_ffn = block_flops(width, inner, tokens)
     moe_layers = getattr(config, "moe_layers", [])
     moe_ffn = 0.0
     if moe_layers:
-        chosen = config.num_experts_per_tok
-        moe_ffn = 2 * tokens * (chosen * 3 * width * config.moe_intermediate_size + width * config.num_experts)
+        moe_ffn = block_flops(
+            width, config.moe_intermediate_size, tokens, config.num_experts, config.num_experts_per_tok
+        )
     layers = config.num_hidden_layers
     return (
         layers * (projections + attention)
@@ -48,4 +54,4 @@ def vision_flops(config: Any, patches: int) -> float:
     return embed + config.depth * layer + merge
 
 
-__all__ = ["decoder_flops", "vision_flops"]
+__all__ = ["block_flops", "decoder_flops", "vision_flops"]

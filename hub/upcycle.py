@@ -53,6 +53,7 @@ def upcycle_to_disk(
     seed: int = 0,
     max_shard_size: int | str = "2GB",
     progress: bool = True,
+    plan: ExpertPlan | None = None,
     **overrides: Any,
 ) -> Path:
     """Write the PolyV that a Qwen2.5-VL checkpoint becomes.
@@ -67,6 +68,7 @@ def upcycle_to_disk(
         seed: of the new weights: routers and synergy heads.
         max_shard_size: of the result's files.
         progress: show a progress bar.
+        plan: other experts, layer by layer: {3: ["image", "image", "general"], 7: …}, "general" for the source's own.
         overrides: arguments of `PolyVConfig` or `PolyVTextConfig`, such as `decoder_sparse_step=1`.
 
     Returns:
@@ -81,17 +83,20 @@ def upcycle_to_disk(
     out, merge = Path(out), dict(merge or {})
     if out.exists():
         raise FileExistsError(f"out={out}: it exists already. Give another folder, or remove it.")
-    names = _name_experts(merge, overrides)
+    names = _name_experts(merge, plan, overrides)
     folders = {name: _folder(name, where) for name, where in {"general": source, **merge}.items()}
     dense = {name: _dense_config(name, folder) for name, folder in folders.items()}
-    if merge:
+    if merge or plan:
         overrides["num_experts"] = len(names)
     with _blaming(f"source={folders['general']}: its config.json, with the arguments given, describes no PolyV"):
         config, synergy_row = plan_config(dense["general"], folders["general"], None, overrides)
     if overrides:
         raise TypeError(f"{', '.join(overrides)}: no argument of PolyVConfig or PolyVTextConfig.")
-    names = names if merge else ["general"] * config.text_config.num_experts
-    plan: ExpertPlan = dict.fromkeys(config.text_config.moe_layers, names)
+    layers = config.text_config.moe_layers
+    if plan is None:
+        plan = dict.fromkeys(layers, names if merge else names * config.text_config.num_experts)
+    elif sorted(plan) != layers:
+        raise ValueError(f"plan: it tells of the layers {sorted(plan)}, but those with experts are {layers}.")
     for name in merge:
         refuse_other_shapes(folders[name], dense[name], config)
     num_rows = config.text_config.vocab_size
@@ -198,12 +203,20 @@ def _dense_config(name: str, folder: Path) -> Qwen2_5_VLConfig:
     return config
 
 
-def _name_experts(merge: Mapping[str, Any], overrides: Mapping[str, Any]) -> list[str]:
+def _name_experts(merge: Mapping[str, Any], plan: ExpertPlan | None, overrides: Mapping[str, Any]) -> list[str]:
+    """The checkpoints that the experts of a layer come from; of the first one where a plan tells them apart."""
     unknown = sorted(set(merge) - set(MODALITIES))
     if unknown:
         raise ValueError(f"merge: got {', '.join(unknown)}, expected some of {', '.join(MODALITIES)}.")
     names = [*(name for name in MODALITIES if name in merge), "general"]
-    if merge and overrides.get("num_experts", len(names)) != len(names):
+    if plan:
+        given, names = names, next(iter(plan.values()))
+        for layer, experts in plan.items():
+            if set(experts) - set(given) or len(experts) != len(names):
+                raise ValueError(f"plan[{layer}]: got {experts}, expected {len(names)} of {', '.join(given)}.")
+        if unused := set(merge) - {name for experts in plan.values() for name in experts}:
+            raise ValueError(f"plan: no expert comes from {', '.join(sorted(unused))}, which `merge` gives.")
+    if (merge or plan) and overrides.get("num_experts", len(names)) != len(names):
         raise ValueError(
             f"num_experts={overrides['num_experts']}: the checkpoints given make {len(names)} experts ({', '.join(names)})."
         )

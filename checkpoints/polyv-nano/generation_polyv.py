@@ -11,7 +11,15 @@ from transformers import GenerationMixin
 class PolyVGenerationMixin(GenerationMixin):
     def generate(self, inputs: torch.Tensor | None = None, *args, **kwargs):
         """As transformers'; and `past_key_values` of an earlier turn may come with the whole conversation and all of its
-        media: those of turns in the cache are not encoded again.
+        media: those of turns in the cache are not encoded again. The conversation must begin with the tokens that the
+        cache was made of, as the chat template writes earlier turns; a cache does not tell whether it does.
+
+        ```python
+        >>> turn = model.generate(**inputs, return_dict_in_generate=True)
+        >>> messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": next_question}]
+        >>> inputs = processor.apply_chat_template(messages, ...)
+        >>> model.generate(**inputs, past_key_values=turn.past_key_values)
+        ```
 
         Raises:
             ValueError: the cache holds part of a medium, or other rows than the conversation; or such a conversation

@@ -30,7 +30,7 @@ def test_a_published_size_passes_in_4_gib_and_survives_a_kill():
                 f"{free / 1e9:.0f} GB are free, of {bench_upcycle.BYTES_NEEDED['3b'] / 1e9:.0f} GB that it takes"
             )
         source = bench_upcycle.make_checkpoint(
-            bench_upcycle.make_config(shape), Path(folder) / "source", progress=False
+            bench_upcycle.make_config(shape, dtype="bfloat16"), Path(folder) / "source", progress=False
         )
         out, partial = Path(folder) / "out", Path(folder) / ".out.partial"
 
@@ -65,7 +65,7 @@ def test_the_report(tmp_path, monkeypatch, capsys):
     config = tiny.dense().config
     config.dtype = "bfloat16"
     config.text_config.dtype = config.vision_config.dtype = "bfloat16"
-    monkeypatch.setattr(bench_upcycle, "make_config", lambda shape: config)
+    monkeypatch.setattr(bench_upcycle, "make_config", lambda shape, dtype: config)
     monkeypatch.setattr(bench_upcycle, "BYTES_NEEDED", {"3b": 0})
     arguments = [
         "--shape",

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 
-from polyv import PolyVForConditionalGeneration, cli
+from polyv import PolyVConfig, PolyVForConditionalGeneration, PolyVProcessor, cli
 from polyv.hub import upcycle, weight_files
 from polyv.hub.upcycle import upcycle_to_disk
 from tests import tiny
@@ -111,6 +111,29 @@ def test_experts_come_from_the_checkpoints_of_their_modalities(source, tmp_path)
     assert config.text_config.num_experts == 4
 
 
+def test_a_plan_tells_the_experts_of_each_layer(source, tmp_path):
+    video = tiny.save_dense(tiny.dense(1), tmp_path / "video")
+    plan = {3: ["video", "general", "general"], 7: ["general", "video", "video"]}
+    options = {"synergy_token_id": tiny.SYNERGY, "progress": False, "merge": {"video": video}}
+    made = weights_of(upcycle_to_disk(source, tmp_path / "out", plan=plan, **options))
+    models = {"video": tiny.dense(1), "general": tiny.dense(0)}
+    for layer, names in plan.items():
+        down = made[f"model.language_model.layers.{layer}.mlp.experts.down_proj"]
+        for expert, name in zip(down, names, strict=True):
+            assert torch.equal(expert, models[name].model.language_model.layers[layer].mlp.down_proj.weight)
+    for wrong, message in [
+        ({3: ["video"] * 2}, r"plan: it tells of the layers \[3\], but those with experts are \[3, 7\]"),
+        ({3: ["video"] * 2, 7: ["video"]}, r"plan\[7\]: got \['video'\], expected 2 of video, general"),
+        ({3: ["image"], 7: ["video"]}, r"plan\[3\]: got \['image'\], expected 1 of video, general"),
+        ({3: ["general"] * 2, 7: ["general"] * 2}, "plan: no expert comes from video, which `merge` gives"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            upcycle_to_disk(source, tmp_path / "wrong", plan=wrong, **options)
+    with pytest.raises(ValueError, match="num_experts=4: the checkpoints given make 3 experts"):
+        upcycle_to_disk(source, tmp_path / "wrong", plan=plan, num_experts=4, **options)
+    assert not (tmp_path / "wrong").exists()
+
+
 def test_a_killed_run_goes_on_where_it_stopped(source, tmp_path, monkeypatch):
     options = {"synergy_token_id": tiny.SYNERGY, "max_shard_size": "100KB", "progress": False}
     whole = weights_of(upcycle_to_disk(source, tmp_path / "whole", **options))
@@ -148,6 +171,45 @@ def test_a_killed_run_goes_on_where_it_stopped(source, tmp_path, monkeypatch):
     got = weights_of(tmp_path / "out")
     assert got.keys() == whole.keys() and all(torch.equal(got[name], whole[name]) for name in whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "out", "whole"]
+
+
+def test_killed_after_the_last_shard_it_writes_what_is_missing(source, tmp_path, monkeypatch):
+    """At each of the last steps: the index, the configuration, the processor, the move to its place."""
+    build_qwen_processor().save_pretrained(source)
+    options = {"max_shard_size": "100KB", "progress": False}
+    whole = upcycle_to_disk(source, tmp_path / "whole", **options)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    shards = None
+    for owner, step in (
+        (upcycle, "_finish"),
+        (PolyVConfig, "save_pretrained"),
+        (PolyVProcessor, "save_pretrained"),
+        (upcycle.Path, "unlink"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(owner, step, killed)
+            upcycle_to_disk(source, tmp_path / "out", **options)
+        if owner is upcycle.Path:
+            break  # moved already: only the note of what was asked for is left over
+        assert not (tmp_path / "out").exists()
+        times = {file: file.stat().st_mtime_ns for file in (tmp_path / ".out.partial").glob("*.safetensors")}
+        assert shards in (None, times), "shards were written again"
+        shards = times
+    for file in whole.iterdir():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_a_source_that_changes_between_two_runs_is_read_anew(source, tmp_path, monkeypatch):
+    options = {"synergy_token_id": tiny.SYNERGY, "max_shard_size": "100KB", "progress": False}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(upcycle, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        upcycle_to_disk(source, tmp_path / "out", **options)
+    shutil.rmtree(source)
+    tiny.save_dense(tiny.dense(seed=7), source, max_shard_size="100KB")
+    assert_as_in_memory(source, upcycle_to_disk(source, tmp_path / "out", **options), synergy_token_id=tiny.SYNERGY)
 
 
 def test_two_processes_do_not_write_one_result(source, tmp_path, monkeypatch):
@@ -209,6 +271,10 @@ def damage(source, what: str) -> None:
         file.unlink()
     elif what == "cut short":
         file.write_bytes(file.read_bytes()[:-100])
+    elif what == "missing in a layer of experts":
+        for file in source.glob("*.safetensors"):
+            kept = {name: weight for name, weight in load_file(file).items() if "layers.3.mlp.up_proj" not in name}
+            save_file(kept, file, {"format": "pt"})
     else:
         weights = load_file(file)
         name = next(name for name in weights if "layers" in name and name.endswith("mlp.down_proj.weight"))
@@ -239,6 +305,22 @@ def test_a_source_that_cannot_be_used_is_named(source, tmp_path, what, error, me
     with pytest.raises(error, match=message):
         upcycle_to_disk(source, tmp_path / "out", synergy_token_id=tiny.SYNERGY)
     assert [path.name for path in tmp_path.iterdir()] == ["dense"]
+
+
+def test_an_incomplete_checkpoint_to_merge_is_named(source, tmp_path):
+    for what, error, message in [
+        ("no shard", FileNotFoundError, r"video: incomplete, model-\d+-of-\d+\.safetensors is missing"),
+        (
+            "missing in a layer of experts",
+            ValueError,
+            r"video does not fit: .*layers\.3\.mlp\.up_proj\.weight is missing",
+        ),
+    ]:
+        video = tiny.save_dense(tiny.dense(1), tmp_path / what / "video", max_shard_size="100KB")
+        damage(video, what)
+        with pytest.raises(error, match=message):
+            upcycle_to_disk(source, tmp_path / "out", merge={"video": video}, synergy_token_id=tiny.SYNERGY)
+    assert not (tmp_path / "out").exists() and not (tmp_path / ".out.partial").exists()
 
 
 def test_bad_arguments_are_named(source, tmp_path):
