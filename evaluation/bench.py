@@ -32,8 +32,8 @@ def to_markdown(report: dict) -> str:
     parts = [
         f"# What PolyV costs, measured on {report['date']}",
         f"`{malloc}{report['command']}`\n\n{about['device']}, {about['threads']} thread(s), torch {about['torch']}, "
-        f"transformers {about['transformers']}. Medians of {report['repeats']} interleaved repetitions, of decoding and the "
-        f"processor {3 * report['repeats']}; all but the columns in ms and MB are multiples of these, and MFU.",
+        f"transformers {about['transformers']}. {report['repeats']} interleaved repetitions, {3 * report['repeats']} of decoding "
+        "and the processor. Times are ratios within one repetition: their median ± half the distance between the quartiles.",
     ]
     parts += [
         f"## {title}\n\n{_table(report[part][kind])}"
@@ -66,6 +66,8 @@ def _table(rows: list[dict]) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
 
     def cell(value: Any) -> str:
+        if isinstance(value, list):
+            return f"{value[0]:.2f} ± {value[1]:.2f}"
         return "" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
     lines = [" | ".join(cell(row.get(column)) for column in columns) for row in rows]

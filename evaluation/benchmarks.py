@@ -32,7 +32,7 @@ from polyv.modeling_polyv.moe import PolyVSparseMoeBlock
 SHAPES = ((512, 1024, 4096), (2048, 512, 1408), (16, 1024, 4096))  # tokens, hidden, intermediate
 GPU_SHAPES = ((4096, 2048, 11008), (4096, 3584, 18944), (16, 3584, 18944))  # 3B's and 7B's FFNs
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
-REPEATS = 7
+REPEATS = 15
 
 
 @dataclass
@@ -69,14 +69,15 @@ def measure(comparisons: Iterator[Comparison], device: str, repeats: int, desc: 
         entrants = comparison.entrants
         (base, first), *others = entrants.items()
         seconds = race({name: each.run for name, each in entrants.items()}, device, repeats * comparison.repeats)
-        row = {f"{base}_ms": 1e3 * seconds[base], **{name: seconds[name] / seconds[base] for name, _ in others}}
+        row: dict[str, Any] = {f"{base}_ms": 1e3 * statistics.median(seconds[base])}
+        row.update({name: ratio_and_spread(seconds[name], seconds[base]) for name, _ in others})
         if first.flops:
             peak = matmul_peak(device, comparison.dtype)
-            used = {name: each.flops / seconds[name] / peak for name, each in entrants.items()}
+            used = {name: each.flops / statistics.median(seconds[name]) / peak for name, each in entrants.items()}
             measured["mfu"].append({**comparison.what, **used})
-            name, last = others[-1]
-            row["flops"] = last.flops / first.flops
-            row["time / flops"] = row[name] / row["flops"]
+            row["flops"] = others[0][1].flops / first.flops
+            if len(others) == 1:
+                row["time / flops"] = row[others[0][0]][0] / row["flops"]
         measured["time"].append({**comparison.what, **row})
         peaks = {name: peak_memory(each.run, device) for name, each in entrants.items()}
         held = {name: entrants[name].weights + peak for name, peak in peaks.items() if peak is not None}
@@ -86,8 +87,8 @@ def measure(comparisons: Iterator[Comparison], device: str, repeats: int, desc: 
     return measured
 
 
-def race(runs: dict[str, Callable[[], Any]], device: str, repeats: int = REPEATS) -> dict[str, float]:
-    """Median seconds of each; each repetition calls all of them in turn, beginning with another one."""
+def race(runs: dict[str, Callable[[], Any]], device: str, repeats: int = REPEATS) -> dict[str, list[float]]:
+    """Seconds of each; each repetition calls all of them in turn, beginning with another one."""
     names = list(runs)
     taken: dict[str, list[float]] = {name: [] for name in names}
     for name in names:
@@ -99,7 +100,15 @@ def race(runs: dict[str, Callable[[], Any]], device: str, repeats: int = REPEATS
             runs[name]()
             _wait(device)
             taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+    return taken
+
+
+def ratio_and_spread(seconds: list[float], others: list[float]) -> list[float]:
+    """Of the ratios within each repetition, which a machine's moods change least: the median, and half the distance
+    between the quartiles."""
+    ratios = [one / other for one, other in zip(seconds, others, strict=True)]
+    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return [statistics.median(ratios), (quartiles[2] - quartiles[0]) / 2]
 
 
 def _wait(device: str) -> None:
@@ -138,7 +147,7 @@ def matmul_peak(device: str, dtype: torch.dtype) -> float:
     """FLOPs a second of a large square matrix product: the most that a model could reach."""
     side = 8192 if device == "cuda" else 2048
     one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / race({"matmul": lambda: one @ other}, device)["matmul"]
+    return 2 * side**3 / statistics.median(race({"matmul": lambda: one @ other}, device)["matmul"])
 
 
 def blocks(device: str) -> Iterator[Comparison]:
