@@ -259,8 +259,9 @@ class PosedViews:
         Returns:
             float32 `[K, rows, columns, 3]`, metres; NaN where a cell holds no measured pixel.
         """
-        result = np.full((len(self), rows, columns, 3), np.nan, dtype=np.float32)
         cameras = np.stack([self.intrinsics, self.image_intrinsics], axis=1)
+        camera = np.empty((len(self), rows, columns, 3), dtype=np.float32)
+        weight = np.empty((len(self), rows, columns, 1), dtype=np.float32)
         for view, (x, y) in enumerate(zip(*self._slopes(), strict=True)):
             if view == 0 or (cameras[view] != cameras[view - 1]).any():
                 down = _overlap(self.intrinsics[view, 1], self.image_intrinsics[view, 1], 1, self, rows)
@@ -275,15 +276,14 @@ class PosedViews:
             sums = np.empty((rows, 3, len(x)), dtype=np.float32)
             for row, band in enumerate(bands):
                 depth = self.depths[view, band]
-                sums[row, :2] = weights[row] @ np.fmax(depth, np.float32(0))  # NaN counts as 0
-                sums[row, 2] = weights[row][0] @ (depth > 0).astype(np.float32)
+                np.matmul(weights[row], np.fmax(depth, np.float32(0)), out=sums[row, :2])  # NaN counts as 0
+                np.matmul(weights[row][0], (depth > 0).astype(np.float32), out=sums[row, 2])
             sums = (sums.reshape(3 * rows, -1) @ right).reshape(rows, 3, 2 * columns)
-            camera = np.stack([sums[:, 0, columns:], sums[:, 1, :columns], sums[:, 0, :columns]], axis=-1)
-            weight = sums[:, 2, :columns]
-            known = weight > _MIN_OVERLAP
-            rotation, translation = self.poses[view, :3, :3], self.poses[view, :3, 3]
-            result[view, known] = camera[known] / weight[known][:, None] @ rotation.T + translation
-        return result
+            camera[view] = np.stack([sums[:, 0, columns:], sums[:, 1, :columns], sums[:, 0, :columns]], axis=-1)
+            weight[view, ..., 0] = sums[:, 2, :columns]
+        camera /= np.where(weight > _MIN_OVERLAP, weight, np.float32(np.nan))
+        points = camera.reshape(len(self), -1, 3) @ self.poses[:, :3, :3].swapaxes(1, 2) + self.poses[:, None, :3, 3]
+        return points.astype(np.float32).reshape(camera.shape)
 
     def _slopes(self) -> tuple[np.ndarray, np.ndarray]:
         """x / z of each column `[K, w]` and y / z of each row `[K, h]` of the depth maps, at pixel centres."""

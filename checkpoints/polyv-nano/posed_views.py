@@ -259,30 +259,31 @@ class PosedViews:
         Returns:
             float32 `[K, rows, columns, 3]`, metres; NaN where a cell holds no measured pixel.
         """
-        result = np.full((len(self), rows, columns, 3), np.nan, dtype=np.float32)
         cameras = np.stack([self.intrinsics, self.image_intrinsics], axis=1)
+        camera = np.empty((len(self), rows, columns, 3), dtype=np.float32)
+        weight = np.empty((len(self), rows, columns, 1), dtype=np.float32)
         for view, (x, y) in enumerate(zip(*self._slopes(), strict=True)):
             if view == 0 or (cameras[view] != cameras[view - 1]).any():
                 down = _overlap(self.intrinsics[view, 1], self.image_intrinsics[view, 1], 1, self, rows)
                 across = _overlap(self.intrinsics[view, 0], self.image_intrinsics[view, 0], 0, self, columns)
-                # Each row of cells sees a band of the depth map, whose other rows weigh nothing.
-                bands = [slice(seen.argmax(), seen.argmax() + seen.sum()) for seen in down > 0]
-                left = np.stack([down, down * y], axis=1).astype(np.float32)  # [rows, 2, h]
                 right = np.concatenate([across, across * x]).astype(np.float32).T  # [w, 2 · columns]
-                everywhere = np.outer(down.sum(1), across.sum(1))
-            depth, weight = self.depths[view], everywhere
-            measured = depth > 0  # NaN is not
-            if not measured.all():
-                depth = np.fmax(depth, np.float32(0))  # 0 for NaN
-                weight = (_sum_bands(left[:, :1], measured.astype(np.float32), bands) @ right[:, :columns])[:, 0]
+                # Each row of cells sees a band of the depth map; the other rows weigh nothing.
+                bands = [slice(seen.argmax(), seen.argmax() + seen.sum()) for seen in down > 0]
+                stacked = np.stack([down, down * y], axis=1).astype(np.float32)  # [rows, 2, h]
+                weights = [row[:, band] for row, band in zip(stacked, bands, strict=True)]
             # Unprojection is linear in depth, x and y: the mean of points needs no array of points. Products give the
             # sums of depth times x, times y, and times 1, one cell a number; in the depth's own precision.
-            sums = _sum_bands(left, depth, bands) @ right
-            camera = np.stack([sums[:, 0, columns:], sums[:, 1, :columns], sums[:, 0, :columns]], axis=-1)
-            known = weight > _MIN_OVERLAP
-            rotation, translation = self.poses[view, :3, :3], self.poses[view, :3, 3]
-            result[view, known] = camera[known] / weight[known][:, None] @ rotation.T + translation
-        return result
+            sums = np.empty((rows, 3, len(x)), dtype=np.float32)
+            for row, band in enumerate(bands):
+                depth = self.depths[view, band]
+                np.matmul(weights[row], np.fmax(depth, np.float32(0)), out=sums[row, :2])  # NaN counts as 0
+                np.matmul(weights[row][0], (depth > 0).astype(np.float32), out=sums[row, 2])
+            sums = (sums.reshape(3 * rows, -1) @ right).reshape(rows, 3, 2 * columns)
+            camera[view] = np.stack([sums[:, 0, columns:], sums[:, 1, :columns], sums[:, 0, :columns]], axis=-1)
+            weight[view, ..., 0] = sums[:, 2, :columns]
+        camera /= np.where(weight > _MIN_OVERLAP, weight, np.float32(np.nan))
+        points = camera.reshape(len(self), -1, 3) @ self.poses[:, :3, :3].swapaxes(1, 2) + self.poses[:, None, :3, 3]
+        return points.astype(np.float32).reshape(camera.shape)
 
     def _slopes(self) -> tuple[np.ndarray, np.ndarray]:
         """x / z of each column `[K, w]` and y / z of each row `[K, h]` of the depth maps, at pixel centres."""
@@ -344,11 +345,6 @@ def _overlap(depth_row: np.ndarray, image_row: np.ndarray, axis: int, views: Pos
     cell = np.arange(cells)[:, None]
     shared = np.minimum(edges[1:], cell + 1) - np.maximum(edges[:-1], cell)
     return shared.clip(min=0) / (edges[1] - edges[0])
-
-
-def _sum_bands(weights: np.ndarray, picture: np.ndarray, bands: list[slice]) -> np.ndarray:
-    """`weights @ picture`, of each row of cells within its band: [rows, n, h], [h, w] → [rows, n, w]."""
-    return np.stack([row[:, band] @ picture[band] for row, band in zip(weights, bands, strict=True)])
 
 
 def _from_files(
