@@ -39,7 +39,7 @@ from polyv.recipes.collator import IGNORED
 from polyv.recipes.trainer import keep_scene_settings
 from polyv.world.make import load_records
 from polyv.world.physics import FURNITURE
-from polyv.world.records import Appearance, SceneObject, SceneRecord
+from polyv.world.records import Appearance, WorldObject, WorldRecord
 from polyv.world.scenes import COLOURS, SHAPES
 
 
@@ -67,7 +67,7 @@ class Seen:
     clear: bool
 
 
-def seen_in(objects: Sequence[SceneObject], looks: Sequence[Appearance], width: int, height: int) -> list[Seen]:
+def seen_in(objects: Sequence[WorldObject], looks: Sequence[Appearance], width: int, height: int) -> list[Seen]:
     """What of `objects` shows in one picture, in which they look like `looks`."""
     found = []
     for thing, look in zip(objects, looks, strict=True):
@@ -81,7 +81,7 @@ def seen_in(objects: Sequence[SceneObject], looks: Sequence[Appearance], width: 
                 CLASSES["shape"].index(thing.category),
                 COLOURS.index(colour) if colour in COLOURS else IGNORED,
                 CLASSES["size"].index(size) if size else IGNORED,
-                look.visible >= CLEAR,
+                (look.visible or 0.0) >= CLEAR,
             )
         )
     return found
@@ -128,7 +128,7 @@ def label_tokens(seen: Sequence[Seen], rows: int, columns: int) -> dict[str, tor
 class Pictures(torch.utils.data.Dataset):
     """All still pictures of a world: each scene's image, the one from the moved camera, and its views."""
 
-    def __init__(self, world: str | Path, records: Sequence[SceneRecord]):
+    def __init__(self, world: str | Path, records: Sequence[WorldRecord]):
         self.shots = [
             (Path(world) / path, seen_in(record.objects, looks, camera.width, camera.height))
             for record in records
@@ -258,7 +258,7 @@ def main(argv: list[str] | None = None) -> None:
         model.save_pretrained(training.output_dir)  # last: a folder with weights is complete
 
 
-def _check(arguments: VisionArguments, training: TrainingArguments, records: Sequence[SceneRecord]) -> None:
+def _check(arguments: VisionArguments, training: TrainingArguments, records: Sequence[WorldRecord]) -> None:
     if training.max_steps < 1:
         raise ValueError(
             f"max_steps: got {training.max_steps}, expected 1 or more; give it in the file or as --max_steps."

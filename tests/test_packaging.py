@@ -11,7 +11,7 @@ import pytest
 
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("configuration", "evaluation", "hub", "modeling_polyv", "processing", "recipes", "world")
+FOLDERS = ("configuration", "csqa", "evaluation", "hub", "modeling_polyv", "processing", "recipes", "world")
 
 
 def tracked() -> list[Path]:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from polyv.world.records import Appearance, Camera, SceneObject, SceneRecord
-from polyv.world.sightings import box_centre, is_clear
+from polyv.csqa.sight import box_centre, is_clear
+from polyv.world.records import Appearance, Camera, WorldObject, WorldRecord
 from polyv.world.templates import article
 
 
@@ -38,7 +38,7 @@ _OPENINGS = {
 }
 
 
-def captions(record: SceneRecord, rng: np.random.Generator) -> list[tuple[tuple[str, str], str, str]]:
+def captions(record: WorldRecord, rng: np.random.Generator) -> list[tuple[tuple[str, str], str, str]]:
     """((kind of medium, path), request, caption) of all that a scene can be described by.
 
     The image, the video and the scene get one caption of each style. The image from the moved camera and each of the
@@ -85,20 +85,20 @@ def place_words(look: Appearance, camera: Camera) -> str:
     return f"at the {_COLUMNS[column]}" if row == 1 else f"at the {_ROWS[row]} {_COLUMNS[column]}"
 
 
-def describe(thing: SceneObject) -> str:
+def describe(thing: WorldObject) -> str:
     """Size, colour and shape, as in "small red ball"."""
     size = thing.attributes.get("size", "")
     return f"{size} {thing.name}".strip()
 
 
-def _sentence(clear: Sequence[tuple[SceneObject, Appearance]], camera: Camera, opening: str) -> str:
+def _sentence(clear: Sequence[tuple[WorldObject, Appearance]], camera: Camera, opening: str) -> str:
     in_order = sorted(clear, key=lambda item: box_centre(item[1]))
     parts = [f"{article(describe(thing))} {place_words(look, camera)}" for thing, look in in_order]
     listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
     return f"{opening} {listed}."
 
 
-def _squares(clear: Sequence[tuple[SceneObject, Appearance]], camera: Camera) -> str:
+def _squares(clear: Sequence[tuple[WorldObject, Appearance]], camera: Camera) -> str:
     parts = []
     for thing, look in clear:
         column, row = place(look, camera, GRID)

@@ -19,7 +19,7 @@ import numpy as np
 
 from polyv.world.captions import captions
 from polyv.world.questions import SUITES, Balance, Question, ask, ask_general
-from polyv.world.records import SceneRecord
+from polyv.world.records import WorldRecord
 from polyv.world.sightings import Sight
 
 
@@ -38,7 +38,7 @@ _TEST_QUESTIONS = 1
 _PARTNERS = 8
 
 
-def write_jsonl(folder: str | Path, records: Sequence[SceneRecord], seed: int = 0) -> dict[str, int]:
+def write_jsonl(folder: str | Path, records: Sequence[WorldRecord], seed: int = 0) -> dict[str, int]:
     """Write the four files into `folder`, each under a temporary name first; returns rows per file.
 
     `records` are scenes of one split, in order. Raises ValueError where they mix splits.
@@ -58,7 +58,7 @@ def write_jsonl(folder: str | Path, records: Sequence[SceneRecord], seed: int = 
     return rows
 
 
-def _rows(records: Sequence[SceneRecord], seed: int) -> Iterator[tuple[str, dict]]:
+def _rows(records: Sequence[WorldRecord], seed: int) -> Iterator[tuple[str, dict]]:
     partners = pair_up(records, np.random.default_rng([seed, 1]))
     training, testing, general, stills = (Balance() for _ in range(4))
     for index, record in enumerate(records):
@@ -87,7 +87,7 @@ def _rows(records: Sequence[SceneRecord], seed: int) -> Iterator[tuple[str, dict
             )
 
 
-def pair_up(records: Sequence[SceneRecord], rng: np.random.Generator) -> dict[int, int]:
+def pair_up(records: Sequence[WorldRecord], rng: np.random.Generator) -> dict[int, int]:
     """Which scene gives the second video to which, for all scenes whose videos show motion.
 
     Of a few scenes drawn at random, the one that allows most questions: most pairs at random have the same answer to
@@ -111,7 +111,7 @@ def _shared(one: Sight, other: Sight, rng: np.random.Generator) -> int:
 
 
 def _grouped(
-    name: str, record: SceneRecord, questions: list[Question], rng: np.random.Generator, prefix: str = ""
+    name: str, record: WorldRecord, questions: list[Question], rng: np.random.Generator, prefix: str = ""
 ) -> Iterator[tuple[str, dict]]:
     """Conversations of up to `TURNS` turns, each over one medium or pair of media, turns in random order."""
     by_media: dict[tuple[tuple[str, str], ...], list[Question]] = {}
@@ -126,7 +126,7 @@ def _grouped(
 
 
 def _row(
-    record: SceneRecord, what: str, media: tuple[tuple[str, str], ...], turns: list[tuple[str, str]]
+    record: WorldRecord, what: str, media: tuple[tuple[str, str], ...], turns: list[tuple[str, str]]
 ) -> dict[str, object]:
     shown: list[dict[str, str]] = [{"type": kind, kind: path} for kind, path in media]
     messages = []

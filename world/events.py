@@ -7,7 +7,7 @@ position a frame. Metres, seconds, and metres a second.
 
 import numpy as np
 
-from polyv.world.records import SceneObject
+from polyv.world.records import WorldObject
 
 
 # A hit shows when the two close in on each other this fast before it, or when it shoves the other one this far.
@@ -23,7 +23,7 @@ _BETWEEN = 4
 _BEYOND = 1.0
 
 
-def hit_shows(mover: SceneObject, target: SceneObject, start: float, fps: float) -> bool:
+def hit_shows(mover: WorldObject, target: WorldObject, start: float, fps: float) -> bool:
     """Whether a viewer sees that `mover` hits `target` at `start` seconds: the one stops or turns, or the other gives.
 
     A brush, the touch of a ball that has almost stopped, and one between the last two frames do not show.
@@ -38,7 +38,7 @@ def hit_shows(mover: SceneObject, target: SceneObject, start: float, fps: float)
     return bool(closing >= _CLOSING_SPEED or shove >= _SHOVE)
 
 
-def least_gap(a: SceneObject, b: SceneObject, fps: float) -> float:
+def least_gap(a: WorldObject, b: WorldObject, fps: float) -> float:
     """How near the surfaces of two objects come in the clip and, going on as they do at its end, in the second after.
 
     Round objects are taken as upright cylinders, others as their boxes at time 0; negative where these overlap.
@@ -56,7 +56,7 @@ def least_gap(a: SceneObject, b: SceneObject, fps: float) -> float:
     return float(np.maximum(flat, upright).min())
 
 
-def _path(thing: SceneObject, fps: float) -> np.ndarray:
+def _path(thing: WorldObject, fps: float) -> np.ndarray:
     """Its centre over the clip and the time after, several times a frame, `[N, 3]`."""
     track = np.asarray(thing.track)
     step = (track[-1] - track[-2]) * (1, 1, 0)  # along the floor: what still falls does not sink into it
@@ -66,7 +66,7 @@ def _path(thing: SceneObject, fps: float) -> np.ndarray:
     return np.stack([np.interp(fine, frames, axis) for axis in track.T], axis=1)
 
 
-def changes_height(thing: SceneObject) -> bool:
+def changes_height(thing: WorldObject) -> bool:
     """Whether its centre rises or sinks: it falls, rolls down, or is tipped over."""
     height = np.asarray(thing.track)[:, 2]
     return bool(np.abs(height - height[0]).max() > _HEIGHT_CHANGE)

@@ -23,7 +23,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from polyv.world.media import scene_name, write_scene
-from polyv.world.records import SceneRecord
+from polyv.world.records import WorldRecord
 from polyv.world.scenes import SPLITS, Split, build
 
 
@@ -153,7 +153,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def load_records(folder: str | os.PathLike) -> list[SceneRecord]:
+def load_records(folder: str | os.PathLike) -> list[WorldRecord]:
     """The records of a split that `make_world` wrote, in order.
 
     Raises:
@@ -162,7 +162,7 @@ def load_records(folder: str | os.PathLike) -> list[SceneRecord]:
     paths = sorted(Path(folder).glob("scenes/[0-9]*/record.json"))
     if not paths:
         raise FileNotFoundError(f"{folder}: no scenes/*/record.json there. Make some with `polyv world make`.")
-    return [SceneRecord.model_validate_json(path.read_text(encoding="utf-8")) for path in paths]
+    return [WorldRecord.model_validate_json(path.read_text(encoding="utf-8")) for path in paths]
 
 
 def _check(scenes: int, seed: int, size: int, split: Split, workers: int | None) -> dict:

@@ -13,7 +13,7 @@ from PIL import Image
 from polyv.processing.posed_views import PosedViews
 from polyv.world.cameras import camera
 from polyv.world.physics import FPS
-from polyv.world.records import Appearance, Camera, Media, SceneObject, SceneRecord
+from polyv.world.records import Appearance, Camera, WorldMedia, WorldObject, WorldRecord
 from polyv.world.rendering import Frame, Renderer, visible_box
 from polyv.world.scenes import Scene
 
@@ -24,7 +24,7 @@ _UNMOVED = 5e-4  # metres, and as much in a quaternion: too little to change a p
 _X264 = {"crf": "18", "preset": "fast", "threads": "1", "x264-params": "cpu-independent=1"}
 
 
-def write_scene(scene: Scene, folder: Path, size: int) -> SceneRecord:
+def write_scene(scene: Scene, folder: Path, size: int) -> WorldRecord:
     """Render `scene` into `folder`: image.png, moved.png, video.mp4, scene/ and record.json.
 
     The record's paths are those of `scenes/<folder's name to be>/...` in the split's folder.
@@ -86,7 +86,7 @@ def _shoot(renderer: Renderer, states, cameras: list[Camera]) -> tuple[list[Fram
     return frames, looks
 
 
-def _record(scene: Scene, cameras: dict[str, list], looks: dict[str, list]) -> SceneRecord:
+def _record(scene: Scene, cameras: dict[str, list], looks: dict[str, list]) -> WorldRecord:
     name = scene_name(scene.index)
     tracks = scene.motion.frame_tracks
     objects = []
@@ -94,7 +94,7 @@ def _record(scene: Scene, cameras: dict[str, list], looks: dict[str, list]) -> S
         outline = thing.outline()
         track = tuple(map(tuple, tracks[:, index].round(4).tolist()))
         objects.append(
-            SceneObject(
+            WorldObject(
                 id=thing.id,
                 category=thing.category,
                 attributes={"colour": thing.colour, "size": thing.size},
@@ -108,7 +108,7 @@ def _record(scene: Scene, cameras: dict[str, list], looks: dict[str, list]) -> S
             )
         )
     folder = f"scenes/{name}"
-    return SceneRecord(
+    return WorldRecord(
         scene_id=name,
         split=scene.split,
         seed=scene.seed,
@@ -116,7 +116,7 @@ def _record(scene: Scene, cameras: dict[str, list], looks: dict[str, list]) -> S
         fps=FPS,
         objects=tuple(objects),
         relations=scene.relations,
-        media=Media(
+        media=WorldMedia(
             image=f"{folder}/image.png",
             moved=f"{folder}/moved.png",
             video=f"{folder}/video.mp4",

@@ -11,7 +11,7 @@ from itertools import pairwise
 import mujoco
 import numpy as np
 
-from polyv.world.records import Relation, Vector
+from polyv.world.records import Vector, WorldRelation
 
 
 FPS = 8.0
@@ -180,21 +180,21 @@ def simulate(model: mujoco.MjModel, things: tuple[Thing, ...]) -> Motion:
     return Motion(states, tracks, contacts)
 
 
-def relations(things: tuple[Thing, ...], motion: Motion) -> tuple[Relation, ...]:
-    """Everything that holds or happens, sorted by when it starts. See `Relation` for the predicates."""
+def relations(things: tuple[Thing, ...], motion: Motion) -> tuple[WorldRelation, ...]:
+    """Everything that holds or happens, sorted by when it starts. See `WorldRelation` for the predicates."""
     index = {thing.id: number for number, thing in enumerate(things)}
     found = []
     for thing in things:
         support = things[index[thing.support]] if thing.support else None
         if support is not None:
-            found.append(Relation(subject=thing.id, predicate="on", object=support.id))
+            found.append(WorldRelation(subject=thing.id, predicate="on", object=support.id))
             found += _leaving(thing, support, index, motion)
         found += _moving(thing, index, motion)
     found += _hits(things, motion)
     return tuple(sorted(found, key=lambda relation: -1.0 if relation.start is None else relation.start))
 
 
-def _hits(things: tuple[Thing, ...], motion: Motion) -> list[Relation]:
+def _hits(things: tuple[Thing, ...], motion: Motion) -> list[WorldRelation]:
     """First touch of two objects that did not touch at the start; the subject is the one that came."""
     hits = []
     for (a, b), steps in motion.contacts.items():
@@ -206,7 +206,7 @@ def _hits(things: tuple[Thing, ...], motion: Motion) -> list[Relation]:
         subject, target = (a, b) if came[a] >= came[b] else (b, a)
         parted = next((s for s, after in pairwise(steps) if after > s + 4), steps[-1])
         hits.append(
-            Relation(
+            WorldRelation(
                 subject=things[subject].id,
                 predicate="hits",
                 object=things[target].id,
@@ -217,7 +217,7 @@ def _hits(things: tuple[Thing, ...], motion: Motion) -> list[Relation]:
     return hits
 
 
-def _leaving(thing: Thing, support: Thing, index: dict[str, int], motion: Motion) -> list[Relation]:
+def _leaving(thing: Thing, support: Thing, index: dict[str, int], motion: Motion) -> list[WorldRelation]:
     """ "falls_from" if the centre sinks below the support's top, "rolls_down" if a ball went down a ramp."""
     track = motion.tracks[:, index[thing.id]]
     first, second = sorted((index[thing.id], index[support.id]))
@@ -236,7 +236,7 @@ def _leaving(thing: Thing, support: Thing, index: dict[str, int], motion: Motion
     return [_event(thing.id, "falls_from", support.id, start, max(int(rest), start))]
 
 
-def _moving(thing: Thing, index: dict[str, int], motion: Motion) -> list[Relation]:
+def _moving(thing: Thing, index: dict[str, int], motion: Motion) -> list[WorldRelation]:
     track = motion.tracks[:, index[thing.id]]
     if motion.displacement[index[thing.id]] < MOVED:
         return []
@@ -245,8 +245,8 @@ def _moving(thing: Thing, index: dict[str, int], motion: Motion) -> list[Relatio
     return [_event(thing.id, "moves", None, start, max(end, start))]
 
 
-def _event(subject: str, predicate, target: str | None, start: int, end: int) -> Relation:
-    return Relation(
+def _event(subject: str, predicate, target: str | None, start: int, end: int) -> WorldRelation:
+    return WorldRelation(
         subject=subject, predicate=predicate, object=target, start=_seconds(start), end=_seconds(max(end, start))
     )
 

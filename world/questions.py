@@ -19,7 +19,7 @@ from polyv.world.questions_general import GENERAL_IMAGE, GENERAL_SCENE, GENERAL_
 from polyv.world.questions_image import MULTI_IMAGE, SPATIAL_IMAGE, TEMPORAL_IMAGE
 from polyv.world.questions_scene import EMBODIED_QA, SCENE_QA, SITUATED_QA
 from polyv.world.questions_video import CROSS_VIDEO, GENERAL_VIDEO_EVENTS, SPATIAL_VIDEO
-from polyv.world.records import SceneRecord
+from polyv.world.records import WorldRecord
 from polyv.world.sightings import Sight
 from polyv.world.templates import Found, Template
 
@@ -97,11 +97,11 @@ class Balance:
 
 
 def ask(
-    record: SceneRecord,
+    record: WorldRecord,
     rng: np.random.Generator,
     balance: Balance,
     most: int = 1,
-    partner: SceneRecord | None = None,
+    partner: WorldRecord | None = None,
 ) -> list[Question]:
     """Questions of all ten suites on a scene, at most `most` a template.
 
@@ -112,7 +112,7 @@ def ask(
 
 
 def ask_general(
-    record: SceneRecord,
+    record: WorldRecord,
     rng: np.random.Generator,
     balance: Balance,
     most: int = 1,
@@ -125,11 +125,11 @@ def ask_general(
 
 def _ask(
     templates: Sequence[Template],
-    record: SceneRecord,
+    record: WorldRecord,
     rng: np.random.Generator,
     balance: Balance,
     most: int,
-    partner: SceneRecord | None,
+    partner: WorldRecord | None,
 ) -> list[Question]:
     sight = Sight(record, Sight(partner) if partner else None)
     questions = []
@@ -147,7 +147,7 @@ def _ask(
     return questions
 
 
-def _media(template: Template, record: SceneRecord, partner: SceneRecord | None) -> tuple[tuple[str, str], ...]:
+def _media(template: Template, record: WorldRecord, partner: WorldRecord | None) -> tuple[tuple[str, str], ...]:
     files = record.media
     if template.media == "videos" and partner is not None:
         return ("video", files.video), ("video", partner.media.video)

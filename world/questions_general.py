@@ -15,13 +15,13 @@ from functools import partial
 
 import numpy as np
 
-from polyv.world.records import SceneObject
+from polyv.world.records import WorldObject
 from polyv.world.scenes import COLOURS, SHAPES
 from polyv.world.sightings import Sight
 from polyv.world.templates import NUMBERS, Finder, Found, Prefix, Template, article, colour, plural
 
 
-def _to_count(sight: Sight, medium: str) -> list[SceneObject]:
+def _to_count(sight: Sight, medium: str) -> list[WorldObject]:
     """The objects that show, or none at all where one is in doubt or a moving camera makes counting spatial."""
     if medium == "video" and sight.flies:
         return []
@@ -39,7 +39,7 @@ def count_shape(sight: Sight, rng: np.random.Generator, *, medium: str) -> list[
     return count_shapes(_to_count(sight, medium), rng)
 
 
-def count_shapes(things: list[SceneObject], rng: np.random.Generator) -> list[Found]:
+def count_shapes(things: list[WorldObject], rng: np.random.Generator) -> list[Found]:
     """How many of `things` are of each shape, and of one shape that is not among them."""
     counts = Counter(thing.category for thing in things)
     absent = [shape for shape in SHAPES if shape not in counts]

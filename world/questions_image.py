@@ -7,8 +7,9 @@ rolls along the floor from the start looks like one at rest, so nothing is asked
 
 import numpy as np
 
-from polyv.world.records import SceneObject
-from polyv.world.sightings import Sight, bearing, box_centre, is_clear, is_hidden, side_of
+from polyv.csqa.sight import apart, bearing, box_centre, is_clear, is_hidden, side_of
+from polyv.world.records import WorldObject
+from polyv.world.sightings import Sight
 from polyv.world.templates import Found, Template, colour, nearest_of, which_of_two
 
 
@@ -61,7 +62,7 @@ def seen_from(sight: Sight, _: np.random.Generator) -> list[Found]:
     ]
 
 
-def bearings(sight: Sight, medium: str) -> list[tuple[SceneObject, SceneObject, SceneObject]]:
+def bearings(sight: Sight, medium: str) -> list[tuple[WorldObject, WorldObject, WorldObject]]:
     """All (standing, facing, target) whose directions on the floor plan are well defined."""
     things = sight.clear_in(medium)
     return [
@@ -69,7 +70,7 @@ def bearings(sight: Sight, medium: str) -> list[tuple[SceneObject, SceneObject, 
         for a in things
         for b in things
         for c in things
-        if a is not b and c is not a and c is not b and sight.apart(a, b) and sight.apart(a, c)
+        if a is not b and c is not a and c is not b and apart(a, b) and apart(a, c)
     ]
 
 
@@ -157,7 +158,7 @@ def will_hit_it(sight: Sight, _: np.random.Generator) -> list[Found]:
     return found
 
 
-def _carried(sight: Sight) -> list[tuple[SceneObject, SceneObject]]:
+def _carried(sight: Sight) -> list[tuple[WorldObject, WorldObject]]:
     """(object, what it rests on), the object in clear view and what it rests on in view."""
     clear = sight.clear_in("image")
     return [
@@ -167,7 +168,7 @@ def _carried(sight: Sight) -> list[tuple[SceneObject, SceneObject]]:
     ]
 
 
-def _balls_on_ramps(sight: Sight) -> list[tuple[SceneObject, list[SceneObject]]]:
+def _balls_on_ramps(sight: Sight) -> list[tuple[WorldObject, list[WorldObject]]]:
     """Each ball on a ramp with what it hits, in order of time; left out where a viewer might see it otherwise."""
     return [
         (ball, hits)

@@ -3,9 +3,10 @@
 
 import numpy as np
 
+from polyv.csqa.sight import ahead_of, apart, bearing, is_clear, is_hidden, side_of
 from polyv.world.questions_image import bearings, nearer, nearest_shape_to
-from polyv.world.records import SceneObject
-from polyv.world.sightings import Sight, ahead_of, bearing, is_clear, is_furniture, is_hidden, side_of
+from polyv.world.records import WorldObject
+from polyv.world.sightings import Sight, is_furniture
 from polyv.world.templates import ORDINALS, Found, Template, colour, nearest_of
 
 
@@ -25,7 +26,7 @@ def closest_shape(sight: Sight, _: np.random.Generator) -> list[Found]:
     return [Found({"name": thing.name}, closest.category) for thing, closest in _closest(sight)]
 
 
-def _closest(sight: Sight) -> list[tuple[SceneObject, SceneObject]]:
+def _closest(sight: Sight) -> list[tuple[WorldObject, WorldObject]]:
     """Each object with the one closest to it, where all are in view, none is a near tie, and no table or ramp, which
     some call an object, is closer still."""
     things = sight.countable("scene") or []
@@ -69,7 +70,7 @@ def turn(sight: Sight, _: np.random.Generator) -> list[Found]:
     for a in things:
         beyond = 2 * np.asarray(a.position) - start  # keeps the walking direction
         for b in things:
-            if a is not b and sight.apart(a, b):
+            if a is not b and apart(a, b):
                 side = side_of(bearing(a.position, beyond, b.position))
                 found += [Found({"via": a.name, "target": b.name}, side)] if side else []
     return found
@@ -96,7 +97,7 @@ def reach(sight: Sight, _: np.random.Generator) -> list[Found]:
         return []
     for i, a in enumerate(solid):
         for b in solid[i + 1 :]:
-            if not (_stands_on_floor(a) and _stands_on_floor(b) and sight.apart(a, b)):
+            if not (_stands_on_floor(a) and _stands_on_floor(b) and apart(a, b)):
                 continue
             blocks = [_blocks(other, a, b) for other in sight.objects if other is not a and other is not b]
             if True in blocks:
@@ -106,11 +107,11 @@ def reach(sight: Sight, _: np.random.Generator) -> list[Found]:
     return found
 
 
-def _stands_on_floor(thing: SceneObject) -> bool:
+def _stands_on_floor(thing: WorldObject) -> bool:
     return thing.position[2] - thing.extent[2] / 2 < _ON_FLOOR
 
 
-def _blocks(other: SceneObject, a: SceneObject, b: SceneObject) -> bool | None:
+def _blocks(other: WorldObject, a: WorldObject, b: WorldObject) -> bool | None:
     """Whether `other` stands on the line from `a` to `b` for sure (its middle half does), surely not (a clearance
     remains even for the wider of the two), or neither (None)."""
     if not _stands_on_floor(other):

@@ -1,15 +1,16 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """Questions on one video (a fly-through, or things that move before a standing camera) and on two."""
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 
+from polyv.csqa.sight import direction as way_of
+from polyv.csqa.sight import is_clear, is_hidden
 from polyv.world.questions_general import count_shapes
 from polyv.world.questions_image import nearer
-from polyv.world.records import SceneObject
-from polyv.world.sightings import Sight, in_camera, is_clear, is_hidden
+from polyv.world.records import WorldObject
+from polyv.world.sightings import Sight
 from polyv.world.templates import NUMBERS, Found, Template, colour, shuffled_pair
 
 
@@ -17,12 +18,8 @@ from polyv.world.templates import NUMBERS, Found, Template, colour, shuffled_pai
 _FRAMES_APART = 3
 # Seconds between the moments at which two objects start to move.
 _SECONDS_APART = 0.35
-# Metres: what moves less counts as at rest; what is asked for a direction must move at least the second one.
+# Metres: what moves less counts as at rest.
 _AT_REST = 0.05
-_TRAVEL = 0.25
-# Across and away: one must outweigh the other by this factor. Shortest way by the way taken.
-_DIRECTION_RATIO = 1.6
-_STRAIGHTNESS = 0.85
 
 
 def fly_count(sight: Sight, _: np.random.Generator) -> list[Found]:
@@ -56,13 +53,13 @@ def appears_first(sight: Sight, rng: np.random.Generator) -> list[Found]:
     return found
 
 
-def motion_of(thing: SceneObject) -> float:
+def motion_of(thing: WorldObject) -> float:
     """Metres between the start and the farthest point of an object's track."""
     track = np.asarray(thing.track)
     return float(np.linalg.norm(track - track[0], axis=1).max())
 
 
-def _movers(sight: Sight) -> list[SceneObject] | None:
+def _movers(sight: Sight) -> list[WorldObject] | None:
     """The objects that move before a standing camera, in order of their start; None where one is in doubt.
 
     All must be clear in the first frame: what starts to move unseen cannot be asked about.
@@ -108,36 +105,12 @@ def moves_first(sight: Sight, _: np.random.Generator) -> list[Found]:
     return [Found({}, colour(starts[0][0]))]
 
 
-def direction_of(thing: SceneObject, sight: Sight) -> str | None:
-    """Which way an object sets out as the camera sees it: left, right, towards or away; None if none of them clearly.
-
-    Until it first touches another object, if it does. What falls goes down, and has no direction here.
-    """
-    if any(subject is thing for subject, _, _ in sight.related("falls_from")):
-        return None
-    began = next((start for subject, _, start in sight.related("moves") if subject is thing), 0.0)
-    touches = (start for subject, target, start in sight.related("hits") if thing in (subject, target))
-    until = min((start for start in touches if start > began), default=math.inf)
-    track = np.asarray(thing.track)[np.arange(len(thing.track)) <= until * sight.record.fps]
-    seen = in_camera(track, sight.record.video_cameras[0])
-    across, _, away = seen[-1] - seen[0]
-    path = np.linalg.norm(np.diff(track[:, :2], axis=0), axis=1).sum()
-    straight = np.linalg.norm(track[-1, :2] - track[0, :2])
-    if straight < max(_TRAVEL, _STRAIGHTNESS * path):
-        return None
-    if abs(across) >= _DIRECTION_RATIO * abs(away):
-        return "right" if across > 0 else "left"
-    if abs(away) >= _DIRECTION_RATIO * abs(across):
-        return "away" if away > 0 else "towards"
-    return None
-
-
 def direction(sight: Sight, _: np.random.Generator) -> list[Found]:
     """Which way an object sets out."""
     return [
         Found({"name": thing.name}, way)
         for thing in _movers(sight) or []
-        if (way := direction_of(thing, sight)) is not None
+        if (way := way_of(sight.record, thing)) is not None
     ]
 
 
@@ -204,7 +177,7 @@ def same_direction(sight: Sight, _: np.random.Generator) -> list[Found]:
         return found
     for one in _movers(sight) or []:
         for other in _movers(sight.partner) or []:
-            ways = direction_of(one, sight), direction_of(other, sight.partner)
+            ways = way_of(sight.record, one), way_of(sight.partner.record, other)
             if None not in ways:
                 found.append(Found({"one": one.name, "other": other.name}, "yes" if ways[0] == ways[1] else "no"))
     return found

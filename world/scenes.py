@@ -32,7 +32,7 @@ from polyv.world.physics import (
     simulate,
     vector,
 )
-from polyv.world.records import Relation
+from polyv.world.records import WorldRelation
 from polyv.world.rendering import Look, Renderer
 
 
@@ -62,7 +62,7 @@ class Scene:
     things: tuple[Thing, ...]
     model: mujoco.MjModel
     motion: Motion
-    relations: tuple[Relation, ...]
+    relations: tuple[WorldRelation, ...]
     look: Look
     image_pose: np.ndarray
     moved_pose: np.ndarray

@@ -6,92 +6,19 @@ picture only when most of it shows and it is not tiny, comparisons are answered 
 tie, and neither a hit too faint to see nor a pass that looks like one is asked about. Metres, seconds, pixels and degrees; axes as in `polyv.world.records`.
 """
 
-import math
-from collections.abc import Iterable
 from functools import cached_property
 
 import numpy as np
 
+from polyv.csqa.sight import CAMERA_MARGIN, MARGIN, is_clear, is_hidden
 from polyv.world.events import CLEAR_PASS, changes_height, hit_shows, least_gap
 from polyv.world.physics import FURNITURE
-from polyv.world.records import Appearance, Camera, SceneObject, SceneRecord
+from polyv.world.records import WorldObject, WorldRecord
 
 
-# Of an object's own pixels, how many must show; and how wide and high its box must be, of the picture's width.
-CLEAR_FRACTION = 0.6
-CLEAR_SIZE = 0.055
-
-# The farther of two distances must be at least this many times the nearer one: between objects, and from a camera
-# (which stands far off, so that the same ratio is a longer way).
-MARGIN = 1.2
-CAMERA_MARGIN = 1.12
-
-# Left and right are asked this far from straight ahead and straight behind (degrees).
-SIDE_MARGIN = 25.0
-# Ahead and behind are asked this far from the two sides (degrees).
-AHEAD_MARGIN = 30.0
-
-
-def is_furniture(thing: SceneObject) -> bool:
+def is_furniture(thing: WorldObject) -> bool:
     """Whether it is a table or a ramp: they carry objects, and are no "objects" where a question says that word."""
     return thing.category in FURNITURE
-
-
-def is_clear(seen: Appearance, camera: Camera) -> bool:
-    """Whether nobody could overlook or mistake the object in this picture."""
-    if seen.box is None or seen.visible < CLEAR_FRACTION:
-        return False
-    x0, y0, x1, y1 = seen.box
-    smallest = CLEAR_SIZE * camera.width
-    if min(x0, y0) < 1 or x1 > camera.width - 2 or y1 > camera.height - 2:
-        smallest *= 2  # the border may cut it off, which `visible` does not count
-    return x1 - x0 >= smallest and y1 - y0 >= smallest
-
-
-def is_hidden(seen: Appearance) -> bool:
-    """Whether not a pixel of the object shows. Between clear and hidden lies what is never asked about."""
-    return seen.box is None
-
-
-def box_centre(seen: Appearance) -> tuple[float, float]:
-    """Middle of the box in pixels (x, y). ValueError where the object is not seen."""
-    if seen.box is None:
-        raise ValueError("seen has no box: the object does not show in this picture; ask is_hidden first")
-    x0, y0, x1, y1 = seen.box
-    return (x0 + x1) / 2, (y0 + y1) / 2
-
-
-def in_camera(points: np.ndarray, camera: Camera) -> np.ndarray:
-    """World points [..., 3] in the camera's axes (x right, y down, z forward), metres."""
-    pose = np.asarray(camera.pose)
-    return (np.asarray(points) - pose[:3, 3]) @ pose[:3, :3]
-
-
-def bearing(standing: Iterable[float], facing: Iterable[float], target: Iterable[float]) -> float:
-    """Where `target` is for someone at `standing` who looks at `facing`, on the floor plan.
-
-    Degrees in (-180, 180]: 0 straight ahead, positive to the left, ±180 straight behind (the z axis points up, so
-    left is counter-clockwise seen from above).
-    """
-    (ax, ay), (bx, by), (cx, cy) = (tuple(p)[:2] for p in (standing, facing, target))
-    forward, sight = (bx - ax, by - ay), (cx - ax, cy - ay)
-    cross = forward[0] * sight[1] - forward[1] * sight[0]
-    dot = forward[0] * sight[0] + forward[1] * sight[1]
-    return math.degrees(math.atan2(cross, dot))
-
-
-def side_of(angle: float) -> str | None:
-    """ "left" or "right" for a bearing, None where it is too near straight ahead or behind."""
-    if SIDE_MARGIN <= abs(angle) <= 180 - SIDE_MARGIN:
-        return "left" if angle > 0 else "right"
-    return None
-
-
-def ahead_of(angle: float) -> str | None:
-    """ "ahead" or "behind" for a bearing, None where it is rather to the side."""
-    if abs(angle) <= 90 - AHEAD_MARGIN:
-        return "ahead"
-    return "behind" if abs(angle) >= 90 + AHEAD_MARGIN else None
 
 
 class Sight:
@@ -100,7 +27,7 @@ class Sight:
     `partner` is the second scene where a question is about two videos.
     """
 
-    def __init__(self, record: SceneRecord, partner: "Sight | None" = None):
+    def __init__(self, record: WorldRecord, partner: "Sight | None" = None):
         self.record = record
         self.partner = partner
         self.objects = record.objects
@@ -125,13 +52,13 @@ class Sight:
         gap = np.clip(offset - half[:, None] - half[None], 0, None)
         return np.linalg.norm(offset, axis=-1), np.linalg.norm(gap, axis=-1)
 
-    def nearer(self, a: SceneObject, b: SceneObject, to: SceneObject) -> bool:
+    def nearer(self, a: WorldObject, b: WorldObject, to: WorldObject) -> bool:
         """Whether `a` is nearer to `to` than `b` is, whichever way one measures: centres or surfaces."""
         centre, gap = self._distances
         i, j, k = (self._index[thing.id] for thing in (a, b, to))
         return bool(centre[i, k] * MARGIN <= centre[j, k] and gap[i, k] < gap[j, k])
 
-    def nearer_to_point(self, a: SceneObject, b: SceneObject, point: np.ndarray) -> bool:
+    def nearer_to_point(self, a: WorldObject, b: WorldObject, point: np.ndarray) -> bool:
         """Whether `a` is nearer to a point (a camera's centre) than `b` is, centres and surfaces agreeing."""
         spans = []
         for thing in (a, b):
@@ -140,24 +67,18 @@ class Sight:
             spans.append((np.linalg.norm(offset), np.linalg.norm(gap)))
         return bool(spans[0][0] * CAMERA_MARGIN <= spans[1][0] and spans[0][1] < spans[1][1])
 
-    def apart(self, a: SceneObject, b: SceneObject) -> bool:
-        """Whether the two stand clear of each other on the floor plan, so that "from A to B" has a direction."""
-        offset = np.abs(np.subtract(a.position, b.position))[:2]
-        reach = (np.asarray(a.extent) + np.asarray(b.extent))[:2] / 2
-        return bool((offset > reach).any())
-
     @cached_property
-    def in_image(self) -> list[SceneObject]:
+    def in_image(self) -> list[WorldObject]:
         """Objects that are clear in the image."""
         return [thing for thing in self.objects if is_clear(thing.in_image, self.record.image_camera)]
 
     @cached_property
-    def in_first_frame(self) -> list[SceneObject]:
+    def in_first_frame(self) -> list[WorldObject]:
         """Objects that are clear in the video's first frame."""
         return [thing for thing in self.objects if is_clear(thing.in_video[0], self.record.video_cameras[0])]
 
     @cached_property
-    def in_video(self) -> list[SceneObject]:
+    def in_video(self) -> list[WorldObject]:
         """Objects that are clear in at least two frames of the video."""
         cameras = self.record.video_cameras
         return [
@@ -167,7 +88,7 @@ class Sight:
         ]
 
     @cached_property
-    def in_scene(self) -> list[SceneObject]:
+    def in_scene(self) -> list[WorldObject]:
         """Objects that are clear in at least one posed view."""
         cameras = self.record.view_cameras
         return [
@@ -181,12 +102,12 @@ class Sight:
         """Whether the video is a fly-through: its camera moves."""
         return any(camera.pose != self.record.video_cameras[0].pose for camera in self.record.video_cameras[1:])
 
-    def clear_in(self, medium: str) -> list[SceneObject]:
+    def clear_in(self, medium: str) -> list[WorldObject]:
         """Objects, furniture left out, that are clear in "image", "video" or "scene"."""
         clear = {"image": self.in_image, "video": self.in_video, "scene": self.in_scene}[medium]
         return [thing for thing in clear if not is_furniture(thing)]
 
-    def countable(self, medium: str) -> list[SceneObject] | None:
+    def countable(self, medium: str) -> list[WorldObject] | None:
         """All objects, furniture left out, that show in "image", "video" or "scene"; None where one of them is
         neither clear nor wholly hidden."""
         clear = self.clear_in(medium)
@@ -196,7 +117,7 @@ class Sight:
                 return None
         return clear
 
-    def related(self, predicate: str) -> list[tuple[SceneObject, SceneObject | None, float]]:
+    def related(self, predicate: str) -> list[tuple[WorldObject, WorldObject | None, float]]:
         """(subject, object, start seconds) of each relation of that name, in order of time; a relation that names
         something that is no object of the scene (the floor) has None there."""
         found = [
@@ -206,7 +127,7 @@ class Sight:
         ]
         return sorted(found, key=lambda item: item[2])
 
-    def hits_of(self, mover: SceneObject) -> list[SceneObject] | None:
+    def hits_of(self, mover: WorldObject) -> list[WorldObject] | None:
         """What an object hits, in order of time; None where a viewer may be in doubt: one of its hits, given or
         taken, does not show, or it passes or comes to rest so near to something else that it seems to hit it."""
         hits = [(a, b, start) for a, b, start in self.related("hits") if b is not None and mover in (a, b)]
@@ -228,7 +149,7 @@ class Sight:
             return True
         return None if any(self.hits_of(mover) is None for mover, _, _ in self.related("moves")) else False
 
-    def tips(self, thing: SceneObject) -> bool:
+    def tips(self, thing: WorldObject) -> bool:
         """Whether it goes down, or up, in another way than off something or down a ramp: who is struck may topple
         where it stands, which some call a fall."""
         known = any(thing is a for predicate in ("falls_from", "rolls_down") for a, _, _ in self.related(predicate))

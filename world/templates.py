@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from polyv.world.records import SceneObject
+from polyv.world.records import WorldObject
 from polyv.world.sightings import Sight
 
 
@@ -47,7 +47,7 @@ class Template:
     general: bool = False
 
 
-def colour(thing: SceneObject) -> str:
+def colour(thing: WorldObject) -> str:
     """An object's colour word."""
     return thing.attributes["colour"]
 
@@ -62,14 +62,14 @@ def plural(category: str) -> str:
     return category + ("es" if category.endswith(("x", "s", "sh", "ch")) else "s")
 
 
-def shuffled_pair(a: SceneObject, b: SceneObject, rng: np.random.Generator) -> dict[str, str]:
+def shuffled_pair(a: WorldObject, b: WorldObject, rng: np.random.Generator) -> dict[str, str]:
     """The two as slots "first" and "second" in random order, so that the order tells nothing about the answer."""
     first, second = (a, b) if rng.random() < 0.5 else (b, a)
     return {"first": first.name, "second": second.name}
 
 
 def which_of_two(
-    things: list[SceneObject], nearer: Callable[[SceneObject, SceneObject], bool], rng: np.random.Generator
+    things: list[WorldObject], nearer: Callable[[WorldObject, WorldObject], bool], rng: np.random.Generator
 ) -> list[Found]:
     """All pairs of unlike colour of which one is surely the nearer; the answer is that one's colour."""
     return [
@@ -80,7 +80,7 @@ def which_of_two(
     ]
 
 
-def nearest_of(things: list[SceneObject], nearer: Callable[[SceneObject, SceneObject], bool]) -> SceneObject | None:
+def nearest_of(things: list[WorldObject], nearer: Callable[[WorldObject, WorldObject], bool]) -> WorldObject | None:
     """The one that is surely nearer than each of the others; None on a near tie or where there are fewer than two."""
     for a in things if len(things) > 1 else ():
         if all(b is a or nearer(a, b) for b in things):

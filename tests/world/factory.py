@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from polyv.world.records import Appearance, Camera, Media, Relation, SceneObject, SceneRecord
+from polyv.world.records import Appearance, Camera, WorldMedia, WorldObject, WorldRecord, WorldRelation
 
 
 SIZE, FRAMES, FPS = 112, 16, 8.0
@@ -67,12 +67,12 @@ def appearance(position, side: float, view: Camera, visible: float = 1.0) -> App
 
 def record(
     things: list[Thing],
-    relations: tuple[Relation, ...] = (),
+    relations: tuple[WorldRelation, ...] = (),
     index: int = 0,
     motion: str = "left",
     flies: bool = False,
     split: str = "train",
-) -> SceneRecord:
+) -> WorldRecord:
     """A scene graph of things; the ids are "object_0", "object_1", … in their order."""
     home = camera(HOME)
     axis, sign = _MOTIONS[motion]
@@ -91,7 +91,7 @@ def record(
             return appearance(at, thing.side, view, thing.visible)
 
         objects.append(
-            SceneObject(
+            WorldObject(
                 id=f"object_{number}",
                 category=thing.category,
                 attributes={"colour": thing.colour, "size": thing.size},
@@ -105,7 +105,7 @@ def record(
             )
         )
     folder = f"scenes/{index:06d}"
-    return SceneRecord(
+    return WorldRecord(
         scene_id=f"{index:06d}",
         split=split,  # type: ignore[arg-type]
         seed=0,
@@ -113,7 +113,7 @@ def record(
         fps=FPS,
         objects=tuple(objects),
         relations=relations,
-        media=Media(
+        media=WorldMedia(
             image=f"{folder}/image.png",
             moved=f"{folder}/moved.png",
             video=f"{folder}/video.mp4",
@@ -127,7 +127,7 @@ def record(
     )
 
 
-def random_record(index: int, split: str = "train") -> SceneRecord:
+def random_record(index: int, split: str = "train") -> WorldRecord:
     """A random scene: two in five static with a fly-through, the others with one or two things that move, fall or
     roll down. What happens is drawn, not simulated."""
     rng = np.random.default_rng([index, len(split)])
@@ -148,12 +148,12 @@ def random_record(index: int, split: str = "train") -> SceneRecord:
     if rng.random() < 0.4:
         return record(things, index=index, motion=motion, flies=True, split=split)
     event = str(rng.choice(["hits", "falls", "rolls", "stays", "goes"]))
-    relations: tuple[Relation, ...] = ()
+    relations: tuple[WorldRelation, ...] = ()
     if event in ("falls", "stays", "rolls"):
         category = "ramp" if event == "rolls" or rng.random() < 0.5 else "table"
         furniture = Thing("brown", category, (0.0, 1.6, 0.25), 0.5)
         things[0] = replace(things[0], position=(0.0, 1.6, 0.7))
-        relations = (Relation(subject="object_0", predicate="on", object=f"object_{len(things)}"),)
+        relations = (WorldRelation(subject="object_0", predicate="on", object=f"object_{len(things)}"),)
         things.append(furniture)
     if event != "stays":
         angle = rng.uniform(0, 2 * np.pi)
@@ -171,5 +171,5 @@ def random_record(index: int, split: str = "train") -> SceneRecord:
     return record(things, relations, index, motion, split=split)
 
 
-def _event(predicate: str, target: str | None, start: float) -> Relation:
-    return Relation(subject="object_0", predicate=predicate, object=target, start=start, end=start + 0.5)  # type: ignore[arg-type]
+def _event(predicate: str, target: str | None, start: float) -> WorldRelation:
+    return WorldRelation(subject="object_0", predicate=predicate, object=target, start=start, end=start + 0.5)  # type: ignore[arg-type]

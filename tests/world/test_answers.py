@@ -8,7 +8,7 @@ import pytest
 
 from polyv.world.conversations import write_jsonl
 from polyv.world.questions import SUITES
-from polyv.world.records import Appearance, Relation
+from polyv.world.records import Appearance, WorldRelation
 from polyv.world.sightings import Sight
 from tests.world import factory
 from tests.world.factory import COLOURS, SHAPES, Thing, random_record
@@ -94,7 +94,9 @@ def test_what_moves_first(first):
         Thing("blue", "ball", (0.8, 0, 0.2), step=(0, 0.1, 0)),
     ]
     starts = {f"object_{first}": 0.0, f"object_{1 - first}": 1.0}
-    moves = tuple(Relation(subject=who, predicate="moves", object=None, start=start) for who, start in starts.items())
+    moves = tuple(
+        WorldRelation(subject=who, predicate="moves", object=None, start=start) for who, start in starts.items()
+    )
     (template,) = [one for one in SUITES["general_video"] if one.name == "moves_first"]
     (found,) = template.find(Sight(factory.record(things, moves)), np.random.default_rng(0))
     assert found.answer == things[first].colour

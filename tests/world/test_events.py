@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polyv.world.events import changes_height, hit_shows, least_gap
-from polyv.world.records import SceneObject
+from polyv.world.records import WorldObject
 from tests.world.factory import FPS, FRAMES, Thing, record
 
 
-def thing(category: str = "ball", start=(0.0, 0.0, 0.2), step=(0.0, 0.0, 0.0), until: int = FRAMES) -> SceneObject:
+def thing(category: str = "ball", start=(0.0, 0.0, 0.2), step=(0.0, 0.0, 0.0), until: int = FRAMES) -> WorldObject:
     return record([Thing("red", category, start, 0.4, step, until)]).objects[0]
 
 

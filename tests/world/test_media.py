@@ -11,7 +11,7 @@ from PIL import Image
 from polyv.processing.posed_views import PosedViews
 from polyv.world.cameras import camera
 from polyv.world.media import scene_name, write_scene, write_video
-from polyv.world.records import SceneRecord
+from polyv.world.records import WorldRecord
 from polyv.world.rendering import Renderer
 from polyv.world.scenes import Scene, build
 
@@ -21,7 +21,7 @@ LAYOUT_INDEX = {"static": 7, "ramp": 1, "edge": 0, "collision": 4, "rolling": 9}
 
 
 @pytest.fixture(scope="module", params=LAYOUT_INDEX)
-def written(request, tmp_path_factory) -> tuple[Scene, SceneRecord, Path]:
+def written(request, tmp_path_factory) -> tuple[Scene, WorldRecord, Path]:
     folder = tmp_path_factory.mktemp(request.param)
     scene = build("train", 0, LAYOUT_INDEX[request.param])
     assert scene.layout == request.param
@@ -49,7 +49,7 @@ def test_files_are_what_their_names_say(written):
     frames, rate = decode(folder / "video.mp4")
     assert frames.shape == (16, SIZE, SIZE, 3)
     assert rate == record.fps == 8
-    assert SceneRecord.model_validate_json((folder / "record.json").read_text()) == record
+    assert WorldRecord.model_validate_json((folder / "record.json").read_text()) == record
     assert sorted(path.name for path in folder.iterdir()) == [
         "image.png",
         "moved.png",

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyv.world.questions import GENERAL, SUITES, Balance, Question, ask, ask_general
-from polyv.world.records import Relation, SceneObject, SceneRecord
+from polyv.world.records import WorldObject, WorldRecord, WorldRelation
 from polyv.world.templates import NUMBERS, Found
 from tests.world.factory import HOME, Thing, project, random_record, record
 
@@ -36,7 +36,7 @@ SPACE_AND_TIME = (
 
 
 @pytest.fixture(scope="module")
-def records() -> dict[str, SceneRecord]:
+def records() -> dict[str, WorldRecord]:
     return {item.scene_id: item for item in (random_record(index) for index in range(180))}
 
 
@@ -59,13 +59,13 @@ def of(questions: list[Question], template: str) -> list[Question]:
     return chosen
 
 
-def named(question: Question, scene: SceneRecord) -> list[SceneObject]:
+def named(question: Question, scene: WorldRecord) -> list[WorldObject]:
     """The objects that a question names, in the order of its text."""
     places = {thing.id: question.question.find(thing.name) for thing in scene.objects}
     return sorted((thing for thing in scene.objects if places[thing.id] >= 0), key=lambda thing: places[thing.id])
 
 
-def flat(thing: SceneObject) -> complex:
+def flat(thing: WorldObject) -> complex:
     """Its place on the floor plan as a complex number."""
     return complex(*thing.position[:2])
 
@@ -279,8 +279,8 @@ def test_two_videos(questions, records):
 
 def test_only_inferable_motion_is_foretold():
     """A ball that already rolls along the floor looks at rest: no question may foretell what it does."""
-    moves = Relation(subject="object_0", predicate="moves", object=None, start=0.0, end=1.0)
-    hits = Relation(subject="object_0", predicate="hits", object="object_1", start=1.0, end=1.1)
+    moves = WorldRelation(subject="object_0", predicate="moves", object=None, start=0.0, end=1.0)
+    hits = WorldRelation(subject="object_0", predicate="hits", object="object_1", start=1.0, end=1.1)
     scene = record(
         [Thing("red", "ball", (0.0, 0.0, 0.2), step=(0.05, 0, 0)), Thing("blue", "box", (1.0, 0.0, 0.2))],
         (moves, hits),
@@ -319,7 +319,7 @@ def test_what_is_hardly_visible_is_never_named(index, victim):
     dim = {"box": (50.0, 50.0, 53.0, 53.0), "visible": 0.2}
     looks = dict.fromkeys(("in_image", "in_moved"), dim)
     many = {"in_video": [dim] * 16, "in_views": [dim] * 6}
-    changed = SceneObject.model_validate({**thing.model_dump(), **looks, **many})
+    changed = WorldObject.model_validate({**thing.model_dump(), **looks, **many})
     objects = tuple(changed if other is thing else other for other in scene.objects)
     scene = scene.model_copy(update={"objects": objects})
     for question in ask(scene, np.random.default_rng(0), Balance(), 3) + ask_general(

@@ -6,11 +6,11 @@ from collections import defaultdict
 import numpy as np
 
 from polyv.world.questions import Balance, ask
-from polyv.world.records import Relation, SceneRecord
+from polyv.world.records import WorldRecord, WorldRelation
 from tests.world.factory import Thing, record
 
 
-def answers_to(scene: SceneRecord, partner: SceneRecord | None = None) -> dict[str, set[str]]:
+def answers_to(scene: WorldRecord, partner: WorldRecord | None = None) -> dict[str, set[str]]:
     """All answers that a scene can be given, by template."""
     answers: defaultdict[str, set[str]] = defaultdict(set)
     for seed in range(8):
@@ -19,7 +19,7 @@ def answers_to(scene: SceneRecord, partner: SceneRecord | None = None) -> dict[s
     return answers
 
 
-def struck(speed: float, gap: float = 0.0, hits: bool = True) -> SceneRecord:
+def struck(speed: float, gap: float = 0.0, hits: bool = True) -> WorldRecord:
     """A red ball that goes right by `speed` metres a frame for a second, then stops `gap` before a blue cylinder."""
     start = -0.4 - gap - 8 * speed
     things = [
@@ -27,8 +27,8 @@ def struck(speed: float, gap: float = 0.0, hits: bool = True) -> SceneRecord:
         Thing("blue", "cylinder", (0.0, 0.0, 0.2)),
         Thing("green", "cone", (0.0, 1.5, 0.2)),
     ]
-    moves = Relation(subject="object_0", predicate="moves", object=None, start=0.0, end=1.0)
-    hit = Relation(subject="object_0", predicate="hits", object="object_1", start=1.0, end=1.1)
+    moves = WorldRelation(subject="object_0", predicate="moves", object=None, start=0.0, end=1.0)
+    hit = WorldRelation(subject="object_0", predicate="hits", object="object_1", start=1.0, end=1.1)
     return record(things, (moves, hit) if hits else (moves,))
 
 
@@ -50,7 +50,7 @@ def test_toppling_where_it_stands_is_not_asked_about_as_a_fall():
     low = tuple((*place[:2], place[2] - 0.05 * (frame > 8)) for frame, place in enumerate(scene.objects[1].track))
     toppled = scene.objects[1].model_copy(update={"track": low})
     tipped = scene.model_copy(update={"objects": (scene.objects[0], toppled, scene.objects[2])})
-    fallen = Relation(subject="object_0", predicate="falls_from", object="object_1", start=0.5, end=0.8)
+    fallen = WorldRelation(subject="object_0", predicate="falls_from", object="object_1", start=0.5, end=0.8)
     falls = struck(0.1).model_copy(update={"relations": (*scene.relations, fallen)})
     assert answers_to(scene, falls)["anything_falls"] == {"no"}
     assert answers_to(scene, falls)["which_falls"] == {"second"}
