@@ -1,0 +1,150 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""How the objects of a scene show in its pictures, as far as the graph tells, or why a question about it is ill-posed."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+
+from polyv.csqa import sight
+from polyv.csqa.programs import Picture
+from polyv.csqa.records import Appearance, Camera, SceneObject, SceneRecord
+
+
+# Frames between the moments at which two objects come into view, or go out of it.
+_FRAMES_APART = 3
+# Frames for which an object must be away to have gone out of view.
+_AWAY = 2
+
+_Value = TypeVar("_Value")
+Comparison = Callable[[SceneObject, SceneObject], bool]
+
+
+class IllPosedError(ValueError):
+    """A question that the scene has no certain answer to."""
+
+
+class Looks:
+    """The pictures of one scene. `used_views` gathers the posed views that were looked at."""
+
+    def __init__(self, record: SceneRecord):
+        self.record = record
+        self.used_views: dict[int, None] = {}
+
+    def look(self, thing: SceneObject, at: Picture) -> Appearance:
+        """How an object shows in a picture. IllPosedError where that is not known."""
+        if at == "image":
+            return known(thing.in_image, "in_image", thing)
+        looks = thing.in_views if isinstance(at, int) else thing.in_video
+        index = at if isinstance(at, int) else 0 if at == "start" else -1
+        if not -len(looks) <= index < len(looks):
+            raise IllPosedError(f"how {thing.name} shows at {at} is not known")
+        if isinstance(at, int):
+            self.used_views.setdefault(at)
+        return looks[index]
+
+    def clear(self, thing: SceneObject, at: Picture) -> Appearance:
+        """The same. IllPosedError, too, where the object is not in plain view."""
+        look = self.look(thing, at)
+        if not sight.is_clear(look, self.camera_or_none(at)):
+            raise IllPosedError(f"{thing.name} is not in plain view at {at}")
+        return look
+
+    def camera_or_none(self, at: Picture) -> Camera | None:
+        """The camera of a picture, if it is known."""
+        if at == "image":
+            return self.record.image_camera
+        if isinstance(at, int):
+            return self.record.view_cameras[at] if at < len(self.record.view_cameras) else None
+        return self._video_camera(0 if at == "start" else -1)
+
+    def camera(self, at: Picture) -> Camera:
+        """The same. IllPosedError where it is not known."""
+        camera = self.camera_or_none(at)
+        if camera is None:
+            raise IllPosedError(f"the camera of {at} is not known")
+        if isinstance(at, int):
+            self.used_views.setdefault(at)
+        return camera
+
+    def is_clear_in(self, thing: SceneObject, medium: str) -> bool:
+        """Whether an object is in plain view in the "image", in two frames of the "video" or a view of the "scene"."""
+        if medium == "image":
+            return sight.is_clear(thing.in_image, self.record.image_camera)
+        if medium == "scene":
+            return any(sight.is_clear(look, self.camera_or_none(i)) for i, look in enumerate(thing.in_views))
+        return self._states(thing).count("in") > 1
+
+    def seen_later(self, things: list[SceneObject]) -> Comparison:
+        """Whether one comes into view later than another: the first sign of it, after the other was in plain view."""
+        seen = {thing.id: (self._first(thing, "in"), self._first(thing, "in", "partly")) for thing in things}
+        return lambda one, other: seen[one.id][1] - seen[other.id][0] >= _FRAMES_APART
+
+    def seen_longer(self, things: list[SceneObject]) -> Comparison:
+        """Whether one is last in plain view after the last sign of another."""
+        seen = {thing.id: (self._last(thing, "in"), self._last(thing, "in", "partly")) for thing in things}
+        return lambda one, other: seen[one.id][0] - seen[other.id][1] >= _FRAMES_APART
+
+    def reappears(self, thing: SceneObject) -> bool:
+        """Whether it goes out of view and comes back. IllPosedError where it is away for a moment only."""
+        states = self._states(thing)[self._first(thing, "in") : self._last(thing, "in")]
+        away = longest = 0
+        for state in states:
+            away = away + 1 if state == "out" else 0
+            longest = max(longest, away)
+        if 0 < longest < _AWAY:
+            raise IllPosedError(f"{thing.name} is out of view for a moment only")
+        return longest > 0
+
+    def last_second(self) -> float | None:
+        """When the video ends, if that is known."""
+        record = self.record
+        if record.times:
+            return record.times[-1]
+        frames = max((max(len(thing.track), len(thing.in_video)) for thing in record.objects), default=0)
+        return record.seconds(frames - 1) if record.fps and frames else None
+
+    def _video_camera(self, index: int) -> Camera | None:
+        cameras = self.record.video_cameras
+        if not cameras:
+            return self.record.image_camera
+        return cameras[index if len(cameras) > 1 else 0]
+
+    def _states(self, thing: SceneObject) -> list[str]:
+        """Of each frame: in plain view, partly, or out of view."""
+        return [
+            "out" if sight.is_hidden(look) else "in" if sight.is_clear(look, self._video_camera(i)) else "partly"
+            for i, look in enumerate(thing.in_video)
+        ]
+
+    def _first(self, thing: SceneObject, *states: str) -> int:
+        frames = [i for i, state in enumerate(self._states(thing)) if state in states]
+        if not frames:
+            raise IllPosedError(f"{thing.name} is never in plain view in the video")
+        return frames[0]
+
+    def _last(self, thing: SceneObject, *states: str) -> int:
+        frames = [i for i, state in enumerate(self._states(thing)) if state in states]
+        if not frames:
+            raise IllPosedError(f"{thing.name} is never in plain view in the video")
+        return frames[-1]
+
+
+def box(thing: SceneObject) -> tuple[np.ndarray, np.ndarray]:
+    """An object's centre and half its size, metres."""
+    centre, extent = known(thing.position, "position", thing), known(thing.extent, "extent", thing)
+    return np.asarray(centre), np.asarray(extent) / 2
+
+
+def known(value: _Value | None, what: str, thing: SceneObject) -> _Value:
+    """The value, if the graph tells it. IllPosedError if not."""
+    if value is None:
+        raise IllPosedError(f"the {what} of {thing.name} is not known")
+    return value
+
+
+def sure(value: str | None, why_not: str) -> str:
+    """The word, if there is a certain one. IllPosedError if not."""
+    if value is None:
+        raise IllPosedError(why_not)
+    return value

@@ -1,0 +1,11 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""All question templates of CSQA, of four families."""
+
+from polyv.csqa.object_questions import OBJECT_CONSISTENCY, OBJECT_CONTINUITY
+from polyv.csqa.relation_questions import RELATION_INTERACTION, RELATION_VIEW_DEPENDENCY
+from polyv.csqa.templates import Template
+
+
+TEMPLATES: tuple[Template, ...] = (
+    OBJECT_CONSISTENCY + OBJECT_CONTINUITY + RELATION_INTERACTION + RELATION_VIEW_DEPENDENCY
+)
