@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from polyv.csqa.balance import Balance
 from polyv.world.captions import captions
-from polyv.world.questions import SUITES, Balance, Question, ask, ask_general
+from polyv.world.questions import SUITES, Question, ask, ask_general
 from polyv.world.records import WorldRecord
 from polyv.world.sightings import Sight
 

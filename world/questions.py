@@ -9,19 +9,19 @@ Each template lists every well-posed instance in a scene; `Balance` picks among 
 template stay level over the whole data set, so that the wording of a question tells little about its answer.
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from polyv.csqa.balance import Balance
 from polyv.world.questions_general import GENERAL_IMAGE, GENERAL_SCENE, GENERAL_VIDEO
 from polyv.world.questions_image import MULTI_IMAGE, SPATIAL_IMAGE, TEMPORAL_IMAGE
 from polyv.world.questions_scene import EMBODIED_QA, SCENE_QA, SITUATED_QA
 from polyv.world.questions_video import CROSS_VIDEO, GENERAL_VIDEO_EVENTS, SPATIAL_VIDEO
 from polyv.world.records import WorldRecord
 from polyv.world.sightings import Sight
-from polyv.world.templates import Found, Template
+from polyv.world.templates import Template
 
 
 SUITES: dict[str, tuple[Template, ...]] = {
@@ -39,10 +39,6 @@ SUITES: dict[str, tuple[Template, ...]] = {
 # Count, shape and colour on all three media: all that the backbone may be asked.
 GENERAL: tuple[Template, ...] = GENERAL_IMAGE + GENERAL_VIDEO + GENERAL_SCENE
 
-# No answer of a template may be given more than this many times as often as the next most frequent one, plus one.
-_DOMINANCE = 1.1
-_FEW = 1
-
 
 @dataclass(frozen=True)
 class Question:
@@ -59,41 +55,6 @@ class Question:
     media: tuple[tuple[str, str], ...]
     scene_id: str
     general: bool
-
-
-class Balance:
-    """Keeps the answers of each template level while questions are chosen scene by scene.
-
-    Of the answers that a scene offers, the one given least often so far comes first; one that dominates its template
-    is not given again until the others catch up.
-    """
-
-    def __init__(self) -> None:
-        self.given: defaultdict[tuple[str, str, str, str], Counter[str]] = defaultdict(Counter)
-
-    def choose(self, template: Template, found: list[Found], most: int, rng: np.random.Generator) -> list[Found]:
-        """At most `most` of the instances found, in random order."""
-        offered: dict[tuple[str, str], list[Found]] = {}
-        for i in rng.permutation(len(found)):
-            offered.setdefault((found[i].given, found[i].answer), []).append(found[i])
-        chosen: list[Found] = []
-        while offered and len(chosen) < most:
-            kind = min(offered, key=lambda kind: self._lead(template, *kind))
-            if self._lead(template, *kind) >= _FEW:
-                break
-            self._answers(template, kind[0])[kind[1]] += 1
-            chosen.append(offered[kind].pop())
-            if not offered[kind]:
-                del offered[kind]
-        return chosen
-
-    def _answers(self, template: Template, given: str) -> Counter[str]:
-        return self.given[template.suite, template.media, template.name, given]
-
-    def _lead(self, template: Template, given: str, answer: str) -> float:
-        """By how many an answer is ahead of where it may be: a little more frequent than the next one."""
-        answers = self._answers(template, given)
-        return answers[answer] - _DOMINANCE * max((n for word, n in answers.items() if word != answer), default=0)
 
 
 def ask(
@@ -137,7 +98,7 @@ def _ask(
         if template.media == "videos" and partner is None:
             continue
         media = _media(template, record, partner)
-        for found in balance.choose(template, template.find(sight, rng), most, rng):
+        for found in balance.choose(_kind(template), template.find(sight, rng), most, rng):
             wording = template.wordings[rng.integers(len(template.wordings))].format(**found.slots)
             questions.append(
                 Question(
@@ -145,6 +106,10 @@ def _ask(
                 )
             )
     return questions
+
+
+def _kind(template: Template) -> tuple[str, str, str]:
+    return template.suite, template.media, template.name
 
 
 def _media(template: Template, record: WorldRecord, partner: WorldRecord | None) -> tuple[tuple[str, str], ...]:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyv.world.questions import GENERAL, SUITES, Balance, Question, ask, ask_general
+from polyv.csqa.balance import Balance
+from polyv.world.questions import GENERAL, SUITES, Question, ask, ask_general
 from polyv.world.records import WorldObject, WorldRecord, WorldRelation
 from polyv.world.templates import NUMBERS, Found
 from tests.world.factory import HOME, Thing, project, random_record, record
@@ -388,16 +389,16 @@ def test_answers_stay_level(questions):
 
 def test_balance_refuses_an_answer_that_dominates():
     balance, template, rng = Balance(), SUITES["temporal_image"][0], np.random.default_rng(0)
-    given = [balance.choose(template, [Found({}, "no")], 1, rng) for _ in range(20)]
+    given = [balance.choose(template.name, [Found({}, "no")], 1, rng) for _ in range(20)]
     assert sum(map(len, given)) == 1
-    assert [f.answer for f in balance.choose(template, [Found({}, "no"), Found({}, "yes")], 1, rng)] == ["yes"]
-    assert sum(len(balance.choose(template, [Found({}, "no", given="ball")], 1, rng)) for _ in range(20)) == 1
+    assert [f.answer for f in balance.choose(template.name, [Found({}, "no"), Found({}, "yes")], 1, rng)] == ["yes"]
+    assert sum(len(balance.choose(template.name, [Found({}, "no", given="ball")], 1, rng)) for _ in range(20)) == 1
 
 
 def test_balance_takes_the_rarest_answer_first_and_no_more_than_asked():
     balance, template, rng = Balance(), SUITES["spatial_image"][0], np.random.default_rng(0)
     found = [Found({"n": str(i)}, answer) for i, answer in enumerate(["red"] * 9 + ["blue"] * 2)]
-    chosen = balance.choose(template, found, 4, rng)
+    chosen = balance.choose(template.name, found, 4, rng)
     assert Counter(f.answer for f in chosen) == {"red": 2, "blue": 2}
     assert len({f.slots["n"] for f in chosen}) == 4
 

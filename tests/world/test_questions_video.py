@@ -5,7 +5,8 @@ from collections import defaultdict
 
 import numpy as np
 
-from polyv.world.questions import Balance, ask
+from polyv.csqa.balance import Balance
+from polyv.world.questions import ask
 from polyv.world.records import WorldRecord, WorldRelation
 from tests.world.factory import Thing, record
 
