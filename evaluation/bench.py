@@ -7,8 +7,8 @@ python -m polyv.evaluation.bench --out docs/bench-cuda --device cuda
 ```
 
 (a) an MoE block beside the dense FFN of its width, and transformers' own MoE block; (b) a whole model beside the dense
-Qwen2.5-VL it was upcycled from; (c) the processor beside Qwen2.5-VL's; (d) peak memory. Every figure is a ratio of
-medians of interleaved repetitions: machines and their moods change seconds, hardly ratios.
+Qwen2.5-VL it was upcycled from; (c) the processor beside Qwen2.5-VL's; (d) peak memory. Every time is the median of the
+ratios within interleaved repetitions: machines and their moods change seconds, hardly ratios.
 """
 
 import argparse
@@ -39,6 +39,7 @@ def to_markdown(report: dict) -> str:
         f"## {title}\n\n{_table(report[part][kind])}"
         for kind, titles in _TITLES.items()
         for part, title in titles.items()
+        if report[part][kind]
     ]
     return "\n\n".join(parts) + "\n"
 

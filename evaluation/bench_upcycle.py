@@ -173,7 +173,8 @@ def main(argv: list[str] | None = None) -> None:
         )
     report = {
         "date": time.strftime("%Y-%m-%d"),
-        "command": f"python -m polyv.evaluation.bench_upcycle --shape {args.shape} --repeats {args.repeats}",
+        "command": f"python -m polyv.evaluation.bench_upcycle --shape {args.shape} --folder {args.folder} --repeats {args.repeats} "
+        f"--out {args.out}",
         **measure(args.shape, args.folder, args.repeats),
     }
     write_report(args.out, report, to_markdown(report))

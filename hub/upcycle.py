@@ -81,12 +81,12 @@ def upcycle_to_disk(
         OSError: the disk has no room for the result, or another process writes it.
     """
     out, merge = Path(out), dict(merge or {})
-    if out.exists():
+    if os.path.lexists(out):
         raise FileExistsError(f"out={out}: it exists already. Give another folder, or remove it.")
     names = _name_experts(merge, plan, overrides)
     folders = {name: _folder(name, where) for name, where in {"general": source, **merge}.items()}
     dense = {name: _dense_config(name, folder) for name, folder in folders.items()}
-    if merge or plan:
+    if merge or plan is not None:
         overrides["num_experts"] = len(names)
     with _blaming(f"source={folders['general']}: its config.json, with the arguments given, describes no PolyV"):
         config, synergy_row = plan_config(dense["general"], folders["general"], None, overrides)
@@ -209,14 +209,20 @@ def _name_experts(merge: Mapping[str, Any], plan: ExpertPlan | None, overrides: 
     if unknown:
         raise ValueError(f"merge: got {', '.join(unknown)}, expected some of {', '.join(MODALITIES)}.")
     names = [*(name for name in MODALITIES if name in merge), "general"]
-    if plan:
+    if plan is not None:
+        entries = plan.items() if isinstance(plan, dict) else ()
+        if not entries or not all(isinstance(layer, int) and isinstance(experts, list) for layer, experts in entries):
+            raise TypeError(
+                f"plan: got {plan!r:.80}, expected {{layer: [checkpoint, ...], ...}} with whole numbers as layers."
+            )
         given, names = names, next(iter(plan.values()))
         for layer, experts in plan.items():
-            if set(experts) - set(given) or len(experts) != len(names):
-                raise ValueError(f"plan[{layer}]: got {experts}, expected {len(names)} of {', '.join(given)}.")
+            if any(name not in given for name in experts) or len(experts) != len(names) or len(names) < 2:
+                count = max(len(names), 2)
+                raise ValueError(f"plan[{layer}]: got {experts}, expected {count} of {', '.join(given)}.")
         if unused := set(merge) - {name for experts in plan.values() for name in experts}:
             raise ValueError(f"plan: no expert comes from {', '.join(sorted(unused))}, which `merge` gives.")
-    if (merge or plan) and overrides.get("num_experts", len(names)) != len(names):
+    if (merge or plan is not None) and overrides.get("num_experts", len(names)) != len(names):
         raise ValueError(
             f"num_experts={overrides['num_experts']}: the checkpoints given make {len(names)} experts ({', '.join(names)})."
         )
@@ -359,7 +365,9 @@ def _begin(out: Path, partial: Path, request: dict, size: int) -> int:
             f"out={out}: another process is writing it. Wait until it ends, or give another."
         ) from None
     for file in partial.iterdir():
-        if not same or file.name.startswith("."):
+        if file.is_dir():
+            shutil.rmtree(file)
+        elif not same or file.name.startswith("."):
             file.unlink()
     (partial / _REQUEST).write_text(text)
     return lock

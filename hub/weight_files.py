@@ -46,9 +46,13 @@ class Stored:
             return weights.get_tensor(self.key)
 
     def copy_to(self, out: BinaryIO, dtype: torch.dtype) -> None:
-        """Write it to `out`: the bytes as they are stored, which takes no memory, unless another dtype is wanted."""
+        """Write it to `out`: the bytes as they are stored, which takes no memory; or, in another dtype, piece by piece."""
         if dtype != self.dtype:
-            write(self.read().to(dtype), out)
+            with safe_open(self.file, "pt") as weights:
+                rows = weights.get_slice(self.key)
+                step = max(_PIECE // max(math.prod(self.shape[1:]) * dtype.itemsize, 1), 1)
+                for start in range(0, self.shape[0], step):
+                    write(rows[start : start + step].to(dtype), out)
             return
         left = math.prod(self.shape) * dtype.itemsize
         out.flush()

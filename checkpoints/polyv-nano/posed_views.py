@@ -285,6 +285,11 @@ class PosedViews:
         points = camera.reshape(len(self), -1, 3) @ self.poses[:, :3, :3].swapaxes(1, 2) + self.poses[:, None, :3, 3]
         return points.astype(np.float32).reshape(camera.shape)
 
+    def depths_in_millimetres(self) -> np.ndarray:
+        """The depth maps as files hold them: uint16 `[K, h, w]`, 0 where there is no measurement or it is beyond 65.535 m."""
+        near = np.where(self.depths <= _MAX_STORED_DEPTH, self.depths, 0)  # NaN is not
+        return (near * 1000.0).round().astype(np.uint16)
+
     def _slopes(self) -> tuple[np.ndarray, np.ndarray]:
         """x / z of each column `[K, w]` and y / z of each row `[K, h]` of the depth maps, at pixel centres."""
         rows, columns = (np.arange(size) for size in self.depths.shape[1:])
@@ -313,10 +318,9 @@ class PosedViews:
                 (temporary / name).mkdir()
             write_matrix(temporary / "intrinsic" / "intrinsic_depth.txt", _as_4x4(self.intrinsics[0]))
             write_matrix(temporary / "intrinsic" / "intrinsic_color.txt", _as_4x4(self.image_intrinsics[0]))
-            for view in range(len(self)):
+            for view, depth in enumerate(self.depths_in_millimetres()):
                 Image.fromarray(self.images[view]).save(temporary / "color" / f"{view}.png")
-                depth = np.where(self.depths[view] <= _MAX_STORED_DEPTH, self.depths[view], 0) * 1000.0
-                Image.fromarray(depth.round().astype(np.uint16)).save(temporary / "depth" / f"{view}.png")
+                Image.fromarray(depth).save(temporary / "depth" / f"{view}.png")
                 write_matrix(temporary / "pose" / f"{view}.txt", self.poses[view])
             temporary.chmod(0o755)  # mkdtemp's 0700 would make the scene private to its writer
             temporary.rename(folder)

@@ -44,6 +44,10 @@ def check_depths(depths: np.ndarray) -> None:
             'depths: holds zero, negative or infinite values, but here NaN is what means "not measured". '
             "PosedViews.from_arrays converts them."
         )
+    if (far := depths[valid].max()) > _FURTHEST:
+        raise ValueError(
+            f"depths: holds {far:.3g} m. Expected metres, at most {_FURTHEST:.0e}, or NaN where not measured."
+        )
     middle = np.median(depths[valid])
     if middle > _LARGEST_MEDIAN_DEPTH:
         raise ValueError(

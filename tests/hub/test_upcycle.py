@@ -124,11 +124,16 @@ def test_a_plan_tells_the_experts_of_each_layer(source, tmp_path):
     for wrong, message in [
         ({3: ["video"] * 2}, r"plan: it tells of the layers \[3\], but those with experts are \[3, 7\]"),
         ({3: ["video"] * 2, 7: ["video"]}, r"plan\[7\]: got \['video'\], expected 2 of video, general"),
-        ({3: ["image"], 7: ["video"]}, r"plan\[3\]: got \['image'\], expected 1 of video, general"),
+        ({3: ["image"] * 2, 7: ["video"] * 2}, r"plan\[3\]: got \['image', 'image'\], expected 2 of video, general"),
+        ({3: ["video"], 7: ["general"]}, r"plan\[3\]: got \['video'\], expected 2 of video, general"),
+        ({3: [None] * 2, 7: ["video"] * 2}, r"plan\[3\]: got \[None, None\], expected 2 of"),
         ({3: ["general"] * 2, 7: ["general"] * 2}, "plan: no expert comes from video, which `merge` gives"),
     ]:
         with pytest.raises(ValueError, match=message):
             upcycle_to_disk(source, tmp_path / "wrong", plan=wrong, **options)
+    for no_plan in ({}, [["video"] * 2], {"3": ["video"] * 2}, {3: "video"}):
+        with pytest.raises(TypeError, match=r"plan: got .*, expected \{layer: \[checkpoint, "):
+            upcycle_to_disk(source, tmp_path / "wrong", plan=no_plan, **options)
     with pytest.raises(ValueError, match="num_experts=4: the checkpoints given make 3 experts"):
         upcycle_to_disk(source, tmp_path / "wrong", plan=plan, num_experts=4, **options)
     assert not (tmp_path / "wrong").exists()
@@ -243,12 +248,13 @@ def test_one_file_counts_before_an_index_left_beside_it(source, tmp_path):
     assert_as_in_memory(source, out, synergy_token_id=tiny.SYNERGY)
 
 
-def test_weights_of_another_dtype_than_the_configuration_says_become_what_it_says(tmp_path):
+def test_weights_of_another_dtype_than_the_configuration_says_become_what_it_says(tmp_path, monkeypatch):
     source = tiny.save_dense(tiny.dense().bfloat16(), tmp_path / "dense")
     config = json.loads((source / "config.json").read_text())
     for part in (config, config["text_config"], config["vision_config"]):
         part["dtype"] = "float32"
     (source / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(weight_files, "_PIECE", 1000)  # several pieces a weight
     out = upcycle_to_disk(source, tmp_path / "out", synergy_token_id=tiny.SYNERGY, progress=False)
     assert {weight.dtype for weight in weights_of(out).values()} == {torch.float32}
     assert_as_in_memory(source, out, synergy_token_id=tiny.SYNERGY)

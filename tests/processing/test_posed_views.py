@@ -301,3 +301,12 @@ def test_a_view_from_high_above_is_no_view_in_millimetres():
     depths = np.full((2, 24, 32), 120.0)
     depths[0, 0] = 60_000  # what lies far behind does not matter
     assert len(views(depths=depths)) == 2
+
+
+def test_depth_further_than_any_place_is_refused():
+    """A few such values pass for metres by their median, and their sums would overflow."""
+    depths = np.full((1, 24, 32), 2.0)
+    depths[0, 0, :2] = 3e38
+    k = np.array([[30.0, 0, 15.5], [0, 30, 11.5], [0, 0, 1]])
+    with pytest.raises(ValueError, match=r"depths: holds 3e\+38 m\. Expected metres, at most 1e\+08"):
+        PosedViews.from_arrays(np.zeros((1, 24, 32, 3), np.uint8), depths, k, np.eye(4)[None])
