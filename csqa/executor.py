@@ -144,7 +144,7 @@ class _Execution:
     def _the(self, node: programs.The) -> SceneObject:
         things = self.value(node.of)
         if len(things) != 1:
-            raise IllPosedError(f"the description fits {len(things) or 'no'} objects, expected one")
+            raise IllPosedError("the description fits {} objects, expected one", len(things) or "no")
         return self._use(things[0])
 
     def _subject(self, node: programs.Subject) -> SceneObject:
@@ -179,7 +179,7 @@ class _Execution:
 
     def _travel(self, thing: SceneObject) -> float:
         if not thing.track:
-            raise IllPosedError(f"the track of {thing.name} is not known")
+            raise IllPosedError("the track of {} is not known", thing.name)
         track = np.asarray(thing.track)
         return float(np.linalg.norm(track - track[0], axis=1).max())
 
@@ -241,12 +241,12 @@ class _Execution:
         asked = [thing for thing in (subject, target) if thing is not None] or self.record.objects
         for thing in asked:
             if thing.doubtful if predicate is None else predicate in thing.doubtful:
-                raise IllPosedError(f"a viewer may doubt what {thing.name} does")
+                raise IllPosedError("a viewer may doubt what {} does", thing.name)
 
     def _nth(self, node: programs.Nth) -> _Event:
         events = self.value(node.of)
         if not -len(events) <= node.index < len(events):
-            raise IllPosedError(f"there are {len(events)} such events, none of index {node.index}")
+            raise IllPosedError("there are {} such events, none of index {}", len(events), node.index)
         return self._use_event(events[node.index])
 
     # --- words
@@ -259,13 +259,13 @@ class _Execution:
     def _name(self, node: programs.Name) -> str:
         thing = self.value(node.of)
         if sum(other.name == thing.name for other in self.record.objects) > 1:
-            raise IllPosedError(f"several objects are called {thing.name}")
+            raise IllPosedError("several objects are called {}", thing.name)
         return thing.name
 
     def _count(self, node: programs.Count) -> str:
         found = self._used(self.value(node.of))
         if len(found) >= len(NUMBERS):
-            raise IllPosedError(f"{len(found)} are too many to count")
+            raise IllPosedError("{} are too many to count", len(found))
         return NUMBERS[len(found)]
 
     def _any(self, node: programs.Any) -> str:
@@ -324,7 +324,7 @@ class _Execution:
         for event in self._events(programs.SomeEvents(predicate="moves")):
             if event.subject is thing:
                 self._use_event(event)
-        return sure(sight.direction(self.record, thing), f"{thing.name} goes no way that one could name")
+        return sure(sight.direction(self.record, thing), "it goes no way that one could name")
 
     def _rests_on(self, node: programs.RestsOn) -> str:
         thing = self.value(node.of)
@@ -342,7 +342,7 @@ class _Execution:
             )
         ]
         if len(held) != 1:
-            raise IllPosedError(f"{thing.name} rests on {len(held) or 'no'} things that are known")
+            raise IllPosedError("{} rests on {} things that are known", thing.name, len(held) or "no")
         under = self._use_event(held[0])
         return self._use(under.target).name if under.target is not None else str(under.relation.object)
 

@@ -21,7 +21,15 @@ Comparison = Callable[[SceneObject, SceneObject], bool]
 
 
 class IllPosedError(ValueError):
-    """A question that the scene has no certain answer to."""
+    """A question that the scene has no certain answer to.
+
+    Attributes:
+        cause: why not, without the details of this scene.
+    """
+
+    def __init__(self, cause: str, *details: object):
+        super().__init__(cause.format(*details))
+        self.cause = cause
 
 
 class Looks:
@@ -38,7 +46,7 @@ class Looks:
         looks = thing.in_views if isinstance(at, int) else thing.in_video
         index = at if isinstance(at, int) else 0 if at == "start" else -1
         if not -len(looks) <= index < len(looks):
-            raise IllPosedError(f"how {thing.name} shows at {at} is not known")
+            raise IllPosedError("how {} shows at {} is not known", thing.name, at)
         if isinstance(at, int):
             self.used_views.setdefault(at)
         return looks[index]
@@ -47,7 +55,7 @@ class Looks:
         """The same. IllPosedError, too, where the object is not in plain view."""
         look = self.look(thing, at)
         if not sight.is_clear(look, self.camera_or_none(at)):
-            raise IllPosedError(f"{thing.name} is not in plain view at {at}")
+            raise IllPosedError("{} is not in plain view at {}", thing.name, at)
         return look
 
     def camera_or_none(self, at: Picture) -> Camera | None:
@@ -62,7 +70,7 @@ class Looks:
         """The same. IllPosedError where it is not known."""
         camera = self.camera_or_none(at)
         if camera is None:
-            raise IllPosedError(f"the camera of {at} is not known")
+            raise IllPosedError("the camera of {} is not known", at)
         if isinstance(at, int):
             self.used_views.setdefault(at)
         return camera
@@ -93,7 +101,7 @@ class Looks:
             away = away + 1 if state == "out" else 0
             longest = max(longest, away)
         if 0 < longest < _AWAY:
-            raise IllPosedError(f"{thing.name} is out of view for a moment only")
+            raise IllPosedError("{} is out of view for a moment only", thing.name)
         return longest > 0
 
     def last_second(self) -> float | None:
@@ -120,13 +128,13 @@ class Looks:
     def _first(self, thing: SceneObject, *states: str) -> int:
         frames = [i for i, state in enumerate(self._states(thing)) if state in states]
         if not frames:
-            raise IllPosedError(f"{thing.name} is never in plain view in the video")
+            raise IllPosedError("{} is never in plain view in the video", thing.name)
         return frames[0]
 
     def _last(self, thing: SceneObject, *states: str) -> int:
         frames = [i for i, state in enumerate(self._states(thing)) if state in states]
         if not frames:
-            raise IllPosedError(f"{thing.name} is never in plain view in the video")
+            raise IllPosedError("{} is never in plain view in the video", thing.name)
         return frames[-1]
 
 
@@ -139,7 +147,7 @@ def box(thing: SceneObject) -> tuple[np.ndarray, np.ndarray]:
 def known(value: _Value | None, what: str, thing: SceneObject) -> _Value:
     """The value, if the graph tells it. IllPosedError if not."""
     if value is None:
-        raise IllPosedError(f"the {what} of {thing.name} is not known")
+        raise IllPosedError("the {} of {} is not known", what, thing.name)
     return value
 
 

@@ -5,6 +5,7 @@ Units and axes everywhere: seconds, metres, pixels; OpenCV cameras (x right, y d
 poses; the world's z axis points up. What an annotation does not tell is None or empty: it is never guessed.
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -244,3 +245,7 @@ __all__ = [
     "read_records",
     "write_records",
 ]
+
+
+if __name__ == "__main__":
+    print(json.dumps(SceneRecord.model_json_schema(), indent=1))

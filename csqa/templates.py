@@ -154,7 +154,7 @@ class Template:
                 answer = execute(proposal.program, scene.record)
             except IllPosedError as error:
                 if refused is not None:
-                    refused[str(error)] += 1
+                    refused[error.cause.format(*"…" * 3)] += 1
                 continue
             given[answer.answer] += 1
             if given[answer.answer] <= each:

@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets, interleave_datasets, load_dataset
 
+from polyv.csqa.media import decode_scene
 from polyv.processing.still_images import is_address
 
 
@@ -131,6 +132,15 @@ def read_messages(row: dict[str, Any]) -> list[dict[str, Any]]:
         entries = [{key: value for key, value in entry.items() if value is not None} for entry in content]
         for entry in entries:
             if entry["type"] in MEDIA and len(entry) == 1:
-                entry[entry["type"]] = next(columns[entry["type"]])
+                entry[entry["type"]] = _read_column(entry["type"], next(columns[entry["type"]]))
         filled.append({"role": message["role"], "content": entries})
     return filled
+
+
+def _read_column(kind: str, value: Any) -> Any:
+    """A medium of a dataset's column as the processor takes it: bytes, where `datasets` has not decoded them."""
+    if kind == "scene" and isinstance(value, dict):
+        return decode_scene(value)
+    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+        return value["bytes"] if value["bytes"] is not None else value["path"]
+    return value

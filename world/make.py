@@ -68,7 +68,7 @@ def make_world(
     folder = Path(out)
     _refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone_in(folder):
+    with alone_in(folder, "polyv world make"):
         _claim(folder, request)
         _make_scenes(folder, scenes, seed, size, split, workers, progress)
         _write_conversations(folder, request)
@@ -159,10 +159,16 @@ def load_records(folder: str | os.PathLike) -> list[WorldRecord]:
     Raises:
         FileNotFoundError: there is no scene in `folder`.
     """
+    return list(iter_records(folder))
+
+
+def iter_records(folder: str | os.PathLike) -> Iterator[WorldRecord]:
+    """The same, one by one: a thousand of them take more than a gigabyte."""
     paths = sorted(Path(folder).glob("scenes/[0-9]*/record.json"))
     if not paths:
         raise FileNotFoundError(f"{folder}: no scenes/*/record.json there. Make some with `polyv world make`.")
-    return [WorldRecord.model_validate_json(path.read_text(encoding="utf-8")) for path in paths]
+    for path in paths:
+        yield WorldRecord.model_validate_json(path.read_text(encoding="utf-8"))
 
 
 def _check(scenes: int, seed: int, size: int, split: Split, workers: int | None) -> dict:
@@ -189,7 +195,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path, command: str) -> Iterator[None]:
     """Keep other processes out of `folder`: they would take each other's half scenes for leftovers.
 
     The system itself lets go of the lock when its holder ends, however that happens: there are no stale ones. The
@@ -202,7 +208,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
             raise BlockingIOError(
-                f"out: {folder} is in use by another `polyv world make` (process {holder}). "
+                f"out: {folder} is in use by another `{command}` (process {holder}). "
                 "Wait until it ends, or choose another folder."
             ) from None
         lock.truncate(0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from polyv.csqa.records import Media, Relation, SceneObject, SceneRecord
-from polyv.world.make import load_records
+from polyv.world.make import iter_records
 from polyv.world.records import WorldObject, WorldRecord
 from polyv.world.scenes import INFERABLE_LAYOUTS
 from polyv.world.sightings import Sight, is_furniture
@@ -20,12 +20,12 @@ _ON_FLOOR = 0.03
 
 
 def read_world(folder: str | Path) -> Iterator[SceneRecord]:
-    """The records of a world's folder, in order.
+    """The records of a world's folder, in order, one by one.
 
     Raises:
         FileNotFoundError: there is no world.
     """
-    return map(from_world, load_records(folder))
+    return map(from_world, iter_records(folder))
 
 
 def from_world(record: WorldRecord) -> SceneRecord:
@@ -34,7 +34,7 @@ def from_world(record: WorldRecord) -> SceneRecord:
     relations = [relation for thing in record.objects for relation in _supports(sight, thing)]
     relations += [Relation(**dict(relation)) for relation in record.relations if relation.predicate != "on"]
     return SceneRecord(
-        scene_id=record.scene_id,
+        scene_id=f"{record.split}-{record.scene_id}",
         source="world",
         split=record.split,
         media=Media(

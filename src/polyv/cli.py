@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import polyv
+from polyv.csqa.commands import add_csqa
 
 
 _DESCRIPTION = """\
@@ -16,6 +17,7 @@ PolyV answers questions about images, videos and posed RGB-D scenes with one mod
   ask        ask one question about your own files
   demo       make an unseen scene as image, video and 3D scene, ask about it, draw the answers
   world      make the simulated world that the models learn from, or look at it
+  csqa       make questions whose every answer can be derived again
   train      train a model
   evaluate   measure a model on the ten question suites
   upcycle    make a PolyV checkpoint of Qwen2.5-VL checkpoints, on disk
@@ -357,6 +359,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(prog="polyv", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
     for add in (_add_ask, _add_demo, _add_world, _add_train, _add_evaluate, _add_upcycle, _add_export):
         add(commands)
+    add_csqa(commands, _command)
     return parser
 
 

@@ -1,5 +1,6 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 import json
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -99,3 +100,9 @@ def test_times_come_from_the_annotation_or_the_rate():
 def test_names_are_colour_and_category():
     assert SceneObject(id="1", category="ball", attributes={"colour": "red", "size": "large"}).name == "red ball"
     assert SceneObject(id="1", category="person").name == "person"
+
+
+def test_the_published_schema_is_todays():
+    """Renew it by `python -m polyv.csqa.records > docs/scene-record.schema.json`."""
+    schema = Path(__file__).parents[2] / "docs" / "scene-record.schema.json"
+    assert json.loads(schema.read_text(encoding="utf-8")) == SceneRecord.model_json_schema()

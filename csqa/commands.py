@@ -1,0 +1,67 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""`polyv csqa`: its commands, for `polyv.cli`."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+
+def _build(args: argparse.Namespace, rest: list[str]) -> None:
+    from polyv.csqa.dataset import build
+
+    source = args.source[0] if args.source == ["world"] else args.source
+    print(f"seed {args.seed}\n{build(args.out, args.questions, args.seed, source, args.size, args.workers)}")
+
+
+def _verify(args: argparse.Namespace, rest: list[str]) -> None:
+    from polyv.csqa.verify import verify
+
+    report = verify(args.dataset)
+    print(report.to_text())
+    if report.mismatches:
+        raise SystemExit(1)
+
+
+def add_csqa(commands, command: Callable) -> None:
+    """Add `polyv csqa` to the commands; `command` makes a parser, as `polyv.cli` does."""
+    csqa = command(
+        commands,
+        "csqa",
+        None,
+        "make questions whose every answer can be derived again, or derive them again",
+        """\
+CSQA: questions across images, videos and 3D scenes, whose answers programs compute from scene graphs.""",
+    ).add_subparsers(title="commands", prog="polyv csqa", metavar="COMMAND", required=True)
+    build = command(
+        csqa,
+        "build",
+        _build,
+        "write a dataset of questions with their media, programs and graphs",
+        """\
+Write DIR: Parquet files that `datasets.load_dataset` reads and `polyv train` takes, the scene graphs that the answers
+come from, and a card. From the simulated world, which is made for this, or from scene graphs of your own: JSON Lines
+of `polyv.csqa.records.SceneRecord`, with media paths relative to the file. Uses all cores to render. May be
+interrupted: the same command goes on where it stopped, and ends with the same bytes.""",
+        """\
+  polyv csqa build --source world --questions 20000 --seed 0 --out csqa-world
+  polyv csqa build --source graphs.jsonl --questions 500 --seed 0 --out csqa-mine""",
+    )
+    text = 'JSON Lines files of scene graphs, or "world" (default)'
+    build.add_argument("--source", metavar="FILE", nargs="+", default=["world"], help=text)
+    build.add_argument("--questions", metavar="N", type=int, required=True, help="how many, over all splits")
+    build.add_argument("--seed", type=int, default=0, help="of the world and of the choice (default: %(default)s)")
+    text = "side of the world's pictures (default: %(default)s)"
+    build.add_argument("--size", metavar="PIXELS", type=int, default=112, help=text)
+    build.add_argument("--workers", metavar="W", type=int, help="processes that render (default: one a core)")
+    build.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write; it must not exist")
+    verify = command(
+        csqa,
+        "verify",
+        _verify,
+        "execute every program of a dataset again",
+        """\
+Execute every program of a dataset again, on the graphs that come with it, and compare answers, supports, distractors
+and texts. Prints a table, names each row that does not agree, and then ends with 1.""",
+        "  polyv csqa verify csqa-world",
+    )
+    verify.add_argument("dataset", metavar="DIR", type=Path, help="a folder that `polyv csqa build` wrote")

@@ -1,0 +1,217 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""`polyv csqa build`: questions over scene graphs as a dataset for the Hub, in Parquet.
+
+    DIR/README.md                     the card
+    DIR/data/train-00000-of-00016.parquet, ...
+    DIR/graphs/train.jsonl, ...       the scene graphs that the answers come from, for `polyv csqa verify`
+    DIR/statistics.json               counts, answers, priors
+
+It is made in a hidden folder beside its place, `.NAME.partial`, and moves there when it is complete. Killed, the same call goes on.
+"""
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, groupby
+from pathlib import Path
+from typing import Any, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from polyv.csqa.card import write_card
+from polyv.csqa.importers.world import read_world
+from polyv.csqa.media import FEATURES, encode
+from polyv.csqa.records import SceneRecord, Split, read_records, write_records
+from polyv.csqa.selection import select, text_priors, thin
+from polyv.world.make import alone_in, make_world
+
+
+VERSION = 1  # raise it whenever the same request gives other rows
+SPLITS: tuple[Split, ...] = get_args(Split)
+_SHARES = {"validation": 0.1, "test": 0.1}  # the rest is for training
+_QUESTIONS_A_SCENE = 13  # twice as many can be asked: so that rare templates are asked often enough
+_SHARD, _GROUP = 1000, 500  # rows
+_COLUMNS = {"image": "images", "video": "videos", "scene": "scenes"}
+_REQUEST = "request.json"
+
+
+def build(
+    out: str | os.PathLike,
+    questions: int,
+    seed: int,
+    source: str | Sequence[str | os.PathLike] = "world",
+    size: int = 112,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Write `questions` questions with their media, programs and graphs.
+
+    Args:
+        out: folder to write; it must not exist.
+        questions: how many, over all splits: eight of ten for training, one each for validation and test.
+        seed: of the world and of the choice. The same call gives the same bytes on the same machine and versions.
+        source: "world", which is made for this, or JSON Lines files of scene graphs, whose media's paths start at their folder.
+        size: width and height of the world's pictures, pixels.
+        workers: processes that render; None takes all cores.
+        progress: show progress bars.
+
+    Returns:
+        `out` as a path.
+
+    Raises:
+        FileExistsError: `out` exists.
+        ValueError: an argument out of range, a bad record, or graphs that give fewer questions.
+        BlockingIOError: another process is building `out`.
+    """
+    out = Path(out)
+    if out.exists():
+        raise FileExistsError(f"out={out}: it exists already. Give another folder, or remove it.")
+    if questions < 10:
+        raise ValueError(f"questions: got {questions}, expected 10 or more, so that each split has one.")
+    files = [] if source == "world" else [Path(file) for file in ([source] if isinstance(source, str) else source)]
+    request = {"version": VERSION, "questions": questions, "seed": seed, "size": size}
+    stamps = [_stamp(file) for file in files]
+    partial = out.parent / f".{out.name}.partial"
+    partial.mkdir(parents=True, exist_ok=True)
+    with alone_in(partial, "polyv csqa build"):
+        _begin(partial, {**request, "source": stamps or "world"})
+        rows: dict[Split, list[dict[str, Any]]] = {}
+        refused: Counter[str] = Counter()
+        for split, count in _counts(questions).items():
+            folders: dict[str, Path] = {}
+            if files:
+                sources = [(read_records(file), file.parent) for file in files]
+            else:
+                world = partial / "work" / split
+                make_world(world, -(-count // _QUESTIONS_A_SCENE) + 1, seed, size, split, workers, progress)
+                sources = [(read_world(world), world)]
+            records = chain.from_iterable(_note(part, split, folder, folders) for part, folder in sources)
+            graphs = partial / "graphs" / f"{split}.jsonl"
+            graphs.parent.mkdir(exist_ok=True)
+            number = write_records(graphs, _with_bar(records, f"{split} graphs", progress))
+            asked = select(_with_bar(read_records(graphs), f"{split} questions", progress, number), seed, refused)
+            rows[split] = thin(asked, count)
+            _write_shards(partial, split, rows[split], graphs, folders, progress)
+        statistics = _statistics(rows, refused)
+        (partial / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n", encoding="utf-8")
+        write_card(partial, {**request, "source": "files" if files else "world"}, statistics)
+        shutil.rmtree(partial / "work", ignore_errors=True)
+        partial.rename(out)
+    for name in (_REQUEST, ".lock"):
+        (out / name).unlink()
+    return out
+
+
+def _counts(questions: int) -> dict[Split, int]:
+    counts = {split: round(questions * share) for split, share in _SHARES.items()}
+    return {"train": questions - sum(counts.values()), **counts}  # type: ignore[dict-item]
+
+
+def _begin(partial: Path, request: dict) -> None:
+    """Go on with what is there if it was begun for the same request; else begin anew."""
+    text = json.dumps(request, indent=1, sort_keys=True) + "\n"
+    note = partial / _REQUEST
+    if note.is_file() and note.read_text(encoding="utf-8") == text:
+        return
+    for path in partial.iterdir():
+        if path.name != ".lock":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    note.write_text(text, encoding="utf-8")
+
+
+def _stamp(file: Path) -> list:
+    return [str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns]
+
+
+def _note(
+    records: Iterable[SceneRecord], split: Split, folder: Path, folders: dict[str, Path]
+) -> Iterator[SceneRecord]:
+    """The records of a split; `folders` gathers where the media of each lie."""
+    for record in records:
+        if record.split == split:
+            folders[record.scene_id] = folder
+            yield record
+
+
+def _with_bar(items: Iterable, desc: str, progress: bool, total: int | None = None) -> Iterator:
+    return iter(tqdm(items, desc=desc, total=total, unit="scene", disable=not progress))
+
+
+def _write_shards(
+    out: Path,
+    split: Split,
+    rows: list[dict[str, Any]],
+    graphs: Path,
+    folders: dict[str, Path],
+    progress: bool,
+) -> None:
+    """Write what is missing of a split's files, each whole or not at all; `folders` tells where the media of each scene lie."""
+    (out / "data").mkdir(exist_ok=True)
+    total = -(-len(rows) // _SHARD)
+    paths = [out / "data" / f"{split}-{index:05d}-of-{total:05d}.parquet" for index in range(total)]
+    wanted = {row["scene_id"] for index, path in enumerate(paths) if not path.exists() for row in _chunk(rows, index)}
+    media = {record.scene_id: record.media for record in read_records(graphs) if record.scene_id in wanted}
+    with tqdm(total=len(rows), desc=f"{split} files", unit="row", disable=not progress) as bar:
+        for index, path in enumerate(paths):
+            part = path.with_name(f".{path.name}.part")
+            chunk = _chunk(rows, index)
+            if not path.exists():
+                # A medium that many rows show is stored once in each group of rows.
+                with pq.ParquetWriter(
+                    part,
+                    FEATURES.arrow_schema,
+                    compression="zstd",
+                    use_dictionary=True,
+                    dictionary_pagesize_limit=2**30,
+                ) as writer:
+                    for start in range(0, len(chunk), _GROUP):
+                        writer.write_table(_table(chunk[start : start + _GROUP], media, folders))
+                part.replace(path)
+            bar.update(len(chunk))
+
+
+def _chunk(rows: list[dict[str, Any]], index: int) -> list[dict[str, Any]]:
+    return rows[index * _SHARD : (index + 1) * _SHARD]
+
+
+def _table(rows: list[dict[str, Any]], media: dict, folders: dict[str, Path]) -> pa.Table:
+    filled = []
+    for scene_id, of_scene in groupby(rows, key=lambda row: row["scene_id"]):
+        encoded: dict[str, dict[str, Any]] = {}
+        for row in of_scene:
+            for kind in row["shown"]:
+                if kind not in encoded:
+                    encoded[kind] = encode(kind, media[scene_id], folders[scene_id])
+            columns = {column: [encoded[kind]] if kind in row["shown"] else [] for kind, column in _COLUMNS.items()}
+            filled.append({**row, **columns})
+    return pa.Table.from_pylist(filled, schema=FEATURES.arrow_schema)
+
+
+def _statistics(rows: dict[Split, list[dict[str, Any]]], refused: Counter[str]) -> dict[str, Any]:
+    """Per template: rows of each split, answers, and what the words of the question alone tell."""
+    everything = [row for split in rows.values() for row in split]
+    priors = text_priors(rows["train"], rows["test"])
+    templates = {}
+    for name in dict.fromkeys(row["template"] for row in sorted(everything, key=lambda row: row["family"])):
+        of_it = [row for row in everything if row["template"] == name]
+        answers = Counter(row["answer"] for row in of_it)
+        templates[name] = {
+            **{key: of_it[0][key] for key in ("family", "shown", "needed")},
+            "rows": {split: sum(row["template"] == name for row in rows[split]) for split in rows},
+            "answers": dict(answers.most_common()),
+            "text_prior": priors.get(name),
+            "example": [of_it[0]["question"], of_it[0]["answer"]],
+        }
+    return {
+        "rows": {split: len(of_split) for split, of_split in rows.items()},
+        "scenes": {split: len({row["scene_id"] for row in of_split}) for split, of_split in rows.items()},
+        "templates": templates,
+        "ill_posed": dict(refused.most_common(30)),
+    }
+
+
+__all__ = ["SPLITS", "build"]

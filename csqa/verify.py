@@ -1,0 +1,152 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""`polyv csqa verify`: execute every program of a dataset again, on the scene graphs that come with it."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from polyv.csqa.dataset import SPLITS
+from polyv.csqa.executor import execute
+from polyv.csqa.looks import IllPosedError
+from polyv.csqa.programs import QuestionProgram
+from polyv.csqa.questions import TEMPLATES
+from polyv.csqa.records import SceneRecord, first_fault, read_records
+
+
+_COLUMNS = (
+    "id", "scene_id", "family", "template", "question", "answer", "distractors", "shown", "needed", "messages", "program", "support",
+)  # fmt: skip
+_TEMPLATES = {template.name: template for template in TEMPLATES}
+
+
+class Mismatch(NamedTuple):
+    """A row that does not hold what its graph gives."""
+
+    id: str
+    cause: str
+
+
+class Report(NamedTuple):
+    """How many rows of each template were executed, and what did not agree."""
+
+    checked: Counter[str]
+    mismatches: list[Mismatch]
+
+    def to_text(self) -> str:
+        """A table, and a line for each mismatch."""
+        wrong = Counter(mismatch.id.rsplit("-", 2)[-2] for mismatch in self.mismatches)
+        width = max(map(len, self.checked), default=8)
+        lines = [f"{'template':{width}}  rows  wrong"]
+        lines += [f"{name:{width}} {count:5}  {wrong.get(name, 0):5}" for name, count in sorted(self.checked.items())]
+        lines += [f"{'all':{width}} {self.checked.total():5}  {len(self.mismatches):5}"]
+        return "\n".join([*lines, *(f"{mismatch.id}: {mismatch.cause}" for mismatch in self.mismatches)])
+
+
+def verify(folder: str | Path, progress: bool = True) -> Report:
+    """Execute every program of a dataset again.
+
+    Args:
+        folder: as `polyv csqa build` wrote it.
+        progress: show a progress bar.
+
+    Raises:
+        FileNotFoundError: it holds no dataset, or not the graphs of one of its splits.
+        ValueError: a graph cannot be read.
+    """
+    folder = Path(folder)
+    paths = {split: sorted((folder / "data").glob(f"{split}-*.parquet")) for split in SPLITS}
+    if not any(paths.values()):
+        raise FileNotFoundError(f"{folder}: no data/*.parquet there. Make a dataset with `polyv csqa build`.")
+    checked: Counter[str] = Counter()
+    mismatches = []
+    scenes: dict[str, str] = {}
+    for split, files in paths.items():
+        if not files:
+            continue
+        graphs = folder / "graphs" / f"{split}.jsonl"
+        records = read_records(graphs)
+        record = None
+        # Rows and graphs are in one order: of thousands of graphs, one is held at a time.
+        for row in tqdm(_rows(files), desc=f"verify {split}", unit="row", disable=not progress):
+            while record is None or record.scene_id != row["scene_id"]:
+                record = next(records, None)
+                if record is None:
+                    raise FileNotFoundError(
+                        f"{graphs}: no graph of scene {row['scene_id']}, of which {row['id']} asks."
+                    )
+            checked[row["template"]] += 1
+            fault = check_row(row, record)
+            if scenes.setdefault(row["scene_id"], split) != split:
+                fault = fault or f"its scene is in {scenes[row['scene_id']]}, too"
+            if fault:
+                mismatches.append(Mismatch(row["id"], fault))
+    return Report(checked, mismatches)
+
+
+def check_row(row: dict[str, Any], record: SceneRecord) -> str | None:
+    """What is wrong with a row, if something is."""
+    template = _TEMPLATES.get(row["template"])
+    if template is None:
+        return f"there is no template {row['template']!r}"
+    for name in ("family", "needed"):
+        if row[name] != getattr(template, name):
+            return f"{name} is {row[name]!r}, but its template's is {getattr(template, name)!r}"
+    if tuple(row["shown"]) != template.shown:
+        return f"shown is {row['shown']}, but its template shows {list(template.shown)}"
+    try:
+        program = QuestionProgram.model_validate_json(row["program"]).answer
+        answer = execute(program, record)
+    except ValidationError as error:
+        return f"program: {first_fault(error)}"
+    except IllPosedError as error:
+        return f"the program has no certain answer: {error}"
+    if row["answer"] != answer.answer:
+        return f"the answer is {row['answer']!r}, the program gives {answer.answer!r}"
+    if json.loads(row["support"]) != json.loads(answer.support.model_dump_json()):
+        return f"support is {row['support']}, the program gives {answer.support.model_dump_json()}"
+    if tuple(row["distractors"]) != answer.distractors:
+        return f"distractors are {row['distractors']}, the program gives {list(answer.distractors)}"
+    return _check_text(row, template.wordings)
+
+
+def _check_text(row: dict[str, Any], wordings: tuple[str, ...]) -> str | None:
+    question, answer = row["messages"]
+    media = [entry["type"] for entry in question["content"] if entry["type"] != "text"]
+    text = [entry["text"] for entry in question["content"] if entry["type"] == "text"]
+    if media != list(row["shown"]) or text != [row["question"]]:
+        return "messages do not show and ask what the row says"
+    if [entry["text"] for entry in answer["content"]] != [row["answer"]]:
+        return "messages do not give the row's answer"
+    if not any(re.fullmatch(_pattern(wording), row["question"]) for wording in wordings):
+        return f"the question {row['question']!r} is no wording of its template"
+    return None
+
+
+def _pattern(wording: str) -> str:
+    """A wording, with words in place of its slots, the same in the same one."""
+    seen: set[str] = set()
+    pattern = ""
+    for part in re.split(r"(\{\w+\})", wording):
+        name = part[1:-1]
+        if not part.startswith("{"):
+            pattern += re.escape(part)
+        else:
+            pattern += f"(?P={name})" if name in seen else rf"(?P<{name}>[\w ]+?)"
+            seen.add(name)
+    return pattern
+
+
+def _rows(files: list[Path]) -> Iterator[dict[str, Any]]:
+    for file in files:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=200, columns=list(_COLUMNS)):
+            yield from batch.to_pylist()
+
+
+__all__ = ["Mismatch", "Report", "check_row", "verify"]
