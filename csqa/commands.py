@@ -22,6 +22,12 @@ def _verify(args: argparse.Namespace, rest: list[str]) -> None:
         raise SystemExit(1)
 
 
+def _show(args: argparse.Namespace, rest: list[str]) -> None:
+    from polyv.csqa.show import show
+
+    print(*show(args.dataset, args.out, args.samples, args.split, args.seed), sep="\n")
+
+
 def add_csqa(commands, command: Callable) -> None:
     """Add `polyv csqa` to the commands; `command` makes a parser, as `polyv.cli` does."""
     csqa = command(
@@ -65,3 +71,17 @@ and texts. Prints a table, names each row that does not agree, and then ends wit
         "  polyv csqa verify csqa-world",
     )
     verify.add_argument("dataset", metavar="DIR", type=Path, help="a folder that `polyv csqa build` wrote")
+    show = command(
+        csqa,
+        "show",
+        _show,
+        "draw a page of samples for each family",
+        "Draw samples of each family: what is shown, the question, its answer, distractors, and what the answer rests on.",
+        "  polyv csqa show csqa-world --samples 12 --out pages",
+    )
+    show.add_argument("dataset", metavar="DIR", type=Path, help="a folder that `polyv csqa build` wrote")
+    show.add_argument("--samples", metavar="N", type=int, default=10, help="on a page (default: %(default)s)")
+    show.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: %(default)s")
+    show.add_argument("--seed", type=int, default=0, help="of the choice (default: %(default)s)")
+    text = "folder for the pages (default: %(default)s)"
+    show.add_argument("--out", metavar="FOLDER", type=Path, default=Path("csqa_pages"), help=text)

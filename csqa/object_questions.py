@@ -41,14 +41,14 @@ def still_on(scene: Scene) -> Iterator[Proposal]:
     """Whether an object rests on at the end what it rested on at the start."""
     for thing in scene.clear("image", "video"):
         under = scene.support(thing)
-        if under is not None:
+        if scene.camera_stands and under is not None:
             program = Whether(one=RestsOn(of=refer(thing), at="start"), other=RestsOn(of=refer(thing), at="end"))
             yield Proposal({"a": thing.name, "under": under}, program)
 
 
 def same_side(scene: Scene) -> Iterator[Proposal]:
     """Whether one object is at the end on the side of another one on which it was in the picture."""
-    moved = {subject.id for subject, _ in scene.happened("moves")}
+    moved = {subject.id for subject, *_ in scene.happened("moves")}
     for a, b in scene.pairs("image", "video"):
         if scene.camera_stands and moved & {a.id, b.id}:
             before, after = (Beside(target=refer(a), beside=refer(b), at=at) for at in ("image", "end"))
@@ -60,6 +60,9 @@ def _compare(number: Number, order: Literal["most", "least"], *media: Medium) ->
 
     def propose(scene: Scene) -> Iterator[Proposal]:
         for a, b in scene.pairs(*media):
+            # Of what stands on a table one could not tell whether it is taller, or only higher up.
+            if isinstance(number, Height) and not scene.support(a) == scene.support(b) == "floor":
+                continue
             program = Name(of=Extreme(of=either(a, b), by=number, order=order))
             yield Proposal({"a": a.name, "b": b.name}, program)
 
@@ -76,7 +79,7 @@ def seen_in_view(scene: Scene) -> Iterator[Proposal]:
 def direction(scene: Scene) -> Iterator[Proposal]:
     """Which way an object sets out."""
     for thing in scene.clear("video"):
-        if scene.camera_stands and any(thing is subject for subject, _ in scene.happened("moves")):
+        if scene.camera_stands and any(thing is subject for subject, *_ in scene.happened("moves")):
             yield Proposal({"a": thing.name}, Direction(of=refer(thing)))
 
 

@@ -24,6 +24,10 @@ from polyv.csqa.programs import (
 from polyv.csqa.templates import ORDINALS, Medium, Proposal, Propose, Scene, Template, either, events, first, refer
 
 
+# Seconds that it takes to see whether something begins to move.
+_TO_SEE = 0.5
+
+
 def _hits_what(medium: Medium) -> Propose:
     """What an object hits first."""
 
@@ -44,7 +48,7 @@ def _whether_hits(medium: Medium) -> Propose:
     """Whether one object hits another, one of the two at least being in motion."""
 
     def propose(scene: Scene) -> Iterator[Proposal]:
-        movers = {subject.id for subject, _ in scene.happened("moves")}
+        movers = {subject.id for subject, *_ in scene.happened("moves")}
         for a, b in scene.pairs(medium):
             if a.id in movers:
                 yield Proposal({"a": a.name, "b": b.name}, Any(of=events("hits", a, b)))
@@ -56,9 +60,11 @@ def _moves_after(medium: Medium) -> Propose:
     """Whether what is hit moves on from there."""
 
     def propose(scene: Scene) -> Iterator[Proposal]:
-        clear = scene.clear(medium)
-        for a, b in scene.happened("hits"):
-            if a in clear and b in clear:
+        clear, end = scene.clear(medium), scene.looks.last_second() or 0.0
+        began = {subject.id: start for subject, _, start in scene.happened("moves")}
+        for a, b, start in scene.happened("hits"):
+            # What moves already is not set off, and just before the end one cannot see whether it is.
+            if a in clear and b in clear and began.get(b.id, end) > start and start + _TO_SEE <= end:
                 program = Any(of=events("moves", b, after=first(events("hits", a, b))))
                 yield Proposal({"a": a.name, "b": b.name}, program)
 
@@ -68,14 +74,14 @@ def _moves_after(medium: Medium) -> Propose:
 def hit_count(scene: Scene) -> Iterator[Proposal]:
     """How many objects one hits."""
     for thing in scene.clear("video"):
-        if any(thing is subject for subject, _ in scene.happened("moves")):
+        if any(thing is subject for subject, *_ in scene.happened("moves")):
             yield Proposal({"a": thing.name}, Count(of=events("hits", thing)))
 
 
 def hits_next(scene: Scene) -> Iterator[Proposal]:
     """What an object hits after it was hit itself."""
     clear = scene.clear("video")
-    for a, b in scene.happened("hits"):
+    for a, b, _ in scene.happened("hits"):
         if a in clear and b in clear:
             then = first(events("hits", b, after=first(events("hits", a, b))))
             yield Proposal({"a": a.name, "b": b.name}, Name(of=Target(of=then)))

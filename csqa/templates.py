@@ -67,11 +67,11 @@ class Scene:
         """Indices of the posed views."""
         return self.rng.permutation(min(len(self.record.view_cameras), len(ORDINALS))).tolist()
 
-    def happened(self, predicate: str) -> list[tuple[SceneObject, SceneObject | None]]:
-        """(subject, target) of the relations of a predicate that begin in the video."""
+    def happened(self, predicate: str) -> list[tuple[SceneObject, SceneObject | None, float]]:
+        """(subject, target, start) of the relations of a predicate that begin in the video."""
         by_id = {thing.id: thing for thing in self.record.objects}
         return [
-            (by_id[each.subject], by_id.get(each.object or ""))
+            (by_id[each.subject], by_id.get(each.object or ""), each.start)
             for each in self.record.relations
             if each.predicate == predicate and each.start is not None
         ]

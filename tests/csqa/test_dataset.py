@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
+from PIL import Image
 
 from polyv import PosedViews, cli
 from polyv.csqa import dataset, executor, sight
 from polyv.csqa.dataset import build
 from polyv.csqa.records import read_records, write_records
 from polyv.csqa.selection import select, text_priors, thin
+from polyv.csqa.templates import FAMILIES
 from polyv.csqa.verify import verify
 from polyv.recipes.data import read_messages
 
@@ -272,3 +274,17 @@ def test_a_subtly_wrong_executor_does_not_agree(csqa, monkeypatch):
     monkeypatch.setattr(executor.sight, "side_of", lambda angle: mirrored[side_of(angle)])
     report = verify(csqa, progress=False)
     assert {mismatch.id.rsplit("-", 2)[-2] for mismatch in report.mismatches} == {"side_from", "side_from_picture"}
+
+
+def test_pages_show_samples_of_every_family(csqa, tmp_path, capsys):
+    assert (
+        cli.main(["csqa", "show", str(csqa), "--samples", "2", "--split", "train", "--out", str(tmp_path / "pages")])
+        == 0
+    )
+    pages = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert [page.stem for page in pages] == list(FAMILIES)
+    for page in pages:
+        pixels = np.asarray(Image.open(page).convert("RGB"))
+        assert pixels.std() > 20 and pixels.shape[1] > 1000
+    assert cli.main(["csqa", "show", str(tmp_path), "--out", str(tmp_path / "none")]) == 2
+    assert cli.main(["csqa", "show", str(csqa), "--samples", "0", "--out", str(tmp_path / "none")]) == 2

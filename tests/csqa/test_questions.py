@@ -111,3 +111,24 @@ def test_reasons_for_not_asking_are_counted(records):
     for template in TEMPLATES:
         template.ask(Scene(records[0], np.random.default_rng(0)), refused=refused)
     assert refused and all(isinstance(reason, str) and count > 0 for reason, count in refused.items())
+
+
+def test_what_moves_already_is_not_asked_whether_it_is_pushed(asked):
+    for record, question in asked:
+        if "moves_after" not in question.template.name and "move_after" not in question.template.name:
+            continue
+        target = next(thing.id for thing in record.objects if thing.name == question.proposal.slots["b"])
+        hit = next(r for r in record.relations if r.predicate == "hits" and r.object == target)
+        began = [r.start for r in record.relations if r.predicate == "moves" and r.subject == target]
+        assert all(start > hit.start for start in began)
+
+
+def test_heights_are_compared_only_of_what_stands_on_the_floor(asked):
+    count = 0
+    for record, question in asked:
+        if question.template.name.startswith("taller"):
+            count += 1
+            for slot in "ab":
+                thing = next(one for one in record.objects if one.name == question.proposal.slots[slot])
+                assert thing.position[2] - thing.extent[2] / 2 < 0.05
+    assert count > 20
