@@ -32,7 +32,7 @@ from polyv.world.make import alone_in, make_world
 
 VERSION = 1  # raise it whenever the same request gives other rows
 SPLITS: tuple[Split, ...] = get_args(Split)
-_SHARES = {"validation": 0.1, "test": 0.1}  # the rest is for training
+_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 _QUESTIONS_A_SCENE = 13  # twice as many can be asked: so that rare templates are asked often enough
 _SHARD, _GROUP = 1000, 500  # rows
 _COLUMNS = {"image": "images", "video": "videos", "scene": "scenes"}
@@ -52,7 +52,8 @@ def build(
 
     Args:
         out: folder to write; it must not exist.
-        questions: how many, over all splits: eight of ten for training, one each for validation and test.
+        questions: how many, over all splits: of the world eight of ten for training, one each for validation and test; of
+            graphs of your own as many of each split as it has scenes.
         seed: of the world and of the choice. The same call gives the same bytes on the same machine and versions.
         source: "world", which is made for this, or JSON Lines files of scene graphs, whose media's paths start at their folder.
         size: width and height of the world's pictures, pixels.
@@ -70,18 +71,20 @@ def build(
     out = Path(out)
     if out.exists():
         raise FileExistsError(f"out={out}: it exists already. Give another folder, or remove it.")
-    if questions < 10:
-        raise ValueError(f"questions: got {questions}, expected 10 or more, so that each split has one.")
     files = [] if source == "world" else [Path(file) for file in ([source] if isinstance(source, str) else source)]
     request = {"version": VERSION, "questions": questions, "seed": seed, "size": size}
+    least = 1 if files else 10  # so that each split of the world has one
+    if questions < least:
+        raise ValueError(f"questions: got {questions}, expected {least} or more.")
     stamps = [_stamp(file) for file in files]
+    counts = _counts(questions, Counter(record.split for file in files for record in read_records(file)))
     partial = out.parent / f".{out.name}.partial"
     partial.mkdir(parents=True, exist_ok=True)
     with alone_in(partial, "polyv csqa build"):
         _begin(partial, {**request, "source": stamps or "world"})
         rows: dict[Split, list[dict[str, Any]]] = {}
         refused: Counter[str] = Counter()
-        for split, count in _counts(questions).items():
+        for split, count in counts.items():
             folders: dict[str, Path] = {}
             if files:
                 sources = [(read_records(file), file.parent) for file in files]
@@ -106,9 +109,12 @@ def build(
     return out
 
 
-def _counts(questions: int) -> dict[Split, int]:
-    counts = {split: round(questions * share) for split, share in _SHARES.items()}
-    return {"train": questions - sum(counts.values()), **counts}  # type: ignore[dict-item]
+def _counts(questions: int, scenes: Counter[Split]) -> dict[Split, int]:
+    """Questions of each split, for as many scenes of each; without any, of the world."""
+    shares = {split: n / scenes.total() for split, n in scenes.items()} or _SHARES
+    counts = {split: round(questions * shares.get(split, 0)) for split in ("validation", "test")}
+    counts = {"train": questions - sum(counts.values()), **counts}
+    return {split: count for split, count in counts.items() if count}  # type: ignore[misc]
 
 
 def _begin(partial: Path, request: dict) -> None:
@@ -194,7 +200,7 @@ def _table(rows: list[dict[str, Any]], media: dict, folders: dict[str, Path]) ->
 def _statistics(rows: dict[Split, list[dict[str, Any]]], refused: Counter[str]) -> dict[str, Any]:
     """Per template: rows of each split, answers, and what the words of the question alone tell."""
     everything = [row for split in rows.values() for row in split]
-    priors = text_priors(rows["train"], rows["test"])
+    priors = text_priors(rows["train"], rows["test"]) if {"train", "test"} <= rows.keys() else {}
     templates = {}
     for name in dict.fromkeys(row["template"] for row in sorted(everything, key=lambda row: row["family"])):
         of_it = [row for row in everything if row["template"] == name]

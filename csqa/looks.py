@@ -76,9 +76,14 @@ class Looks:
         return camera
 
     def is_clear_in(self, thing: SceneObject, medium: str) -> bool:
-        """Whether an object is in plain view in the "image", in two frames of the "video" or a view of the "scene"."""
+        """Whether an object is in plain view in the "image", in two frames of the "video" or a view of the "scene".
+
+        Of what was annotated without boxes, somebody saw it in the video or the scene; in the image it may not show.
+        """
         if medium == "image":
             return sight.is_clear(thing.in_image, self.record.image_camera)
+        if not (thing.in_views if medium == "scene" else thing.in_video):
+            return True
         if medium == "scene":
             return any(sight.is_clear(look, self.camera_or_none(i)) for i, look in enumerate(thing.in_views))
         return self._states(thing).count("in") > 1

@@ -17,6 +17,7 @@ from transformers.core_model_loading import rename_source_key
 
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_LONGEST_NAME = 255  # bytes, on all file systems in use
 _PIECE = 1 << 20  # bytes in memory while they are copied: few enough that no new page is needed for them
 
 
@@ -80,8 +81,8 @@ def read_weights(folder: Path) -> Weights:
     if index.exists() and not (folder / names[0]).is_file():  # in this order, as `from_pretrained`
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            if any(Path(name).name != name for name in names):
-                raise ValueError("a path instead of a file's name")
+            if any(Path(name).name != name or len(os.fsencode(name)) > _LONGEST_NAME for name in names):
+                raise ValueError("a path, or a name that no file can have")
         except Exception as error:
             raise ValueError(f"{index}: damaged, it names no files of weights ({error!r}).") from error
     missing = [name for name in names if not (folder / name).is_file()]

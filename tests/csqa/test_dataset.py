@@ -242,7 +242,7 @@ def test_bad_arguments_are_named(tmp_path, capsys):
     (tmp_path / "there").mkdir()
     for more, message in [
         (["--questions", "100", "--out", str(tmp_path / "there")], "it exists already"),
-        (["--questions", "5", "--out", str(tmp_path / "out")], "questions: got 5, expected 10 or more"),
+        (["--questions", "5", "--out", str(tmp_path / "out")], "questions: got 5, expected 10 or more."),
         (["--questions", "100", "--source", str(tmp_path / "no.jsonl"), "--out", str(tmp_path / "out")], "no.jsonl"),
     ]:
         assert cli.main(["csqa", "build", *more]) == 2

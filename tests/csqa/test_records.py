@@ -1,5 +1,6 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,11 @@ def test_the_published_schema_is_todays():
     """Renew it by `python -m polyv.csqa.records > docs/scene-record.schema.json`."""
     schema = Path(__file__).parents[2] / "docs" / "scene-record.schema.json"
     assert json.loads(schema.read_text(encoding="utf-8")) == SceneRecord.model_json_schema()
+
+
+def test_the_ten_lines_of_the_documentation_give_what_they_say(tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).parents[2] / "docs" / "csqa.md").read_text(encoding="utf-8")
+    code, printed = re.search(r"```python\n(.*?)```\n\n((?:    [^\n]*\n)+)", text, re.DOTALL).groups()
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/csqa.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == [line.strip() for line in printed.splitlines()]

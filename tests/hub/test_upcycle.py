@@ -367,3 +367,13 @@ def test_the_command(source, tmp_path, capsys):
         assert "expected MODALITY=CHECKPOINT, each modality once" in capsys.readouterr().err
     assert cli.main(["upcycle", str(source), out]) == 2
     assert "it exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "../model.safetensors", 7])
+def test_an_index_that_names_no_files_is_damaged(source, tmp_path, name):
+    index = source / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"][next(iter(content["weight_map"]))] = name
+    index.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"index\.json: damaged, it names no files of weights"):
+        upcycle_to_disk(source, tmp_path / "out", synergy_token_id=tiny.SYNERGY)
