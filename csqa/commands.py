@@ -14,11 +14,14 @@ def _build(args: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _verify(args: argparse.Namespace, rest: list[str]) -> None:
-    from polyv.csqa.verify import verify
+    from polyv.csqa.verify import verify, verify_pixels
 
-    report = verify(args.dataset)
-    print(report.to_text())
-    if report.mismatches:
+    reports = [verify(args.dataset)]
+    print(reports[0].to_text())
+    if args.pixels:
+        reports.append(verify_pixels(args.dataset, args.pixels, args.seed))
+        print(f"\nfrom the pixels of {args.pixels} scenes, seed {args.seed}\n{reports[1].to_text()}")
+    if any(report.mismatches for report in reports):
         raise SystemExit(1)
 
 
@@ -67,10 +70,15 @@ interrupted: the same command goes on where it stopped, and ends with the same b
         "execute every program of a dataset again",
         """\
 Execute every program of a dataset again, on the graphs that come with it, and compare answers, supports, distractors
-and texts. Prints a table, names each row that does not agree, and then ends with 1.""",
-        "  polyv csqa verify csqa-world",
+and texts. Prints a table, names each row that does not agree, and then ends with 1. With --pixels N, answers on N
+scenes of the simulated world are derived once more, by code that shares nothing with the programs: from the words of
+the question and from rendered pixels.""",
+        "  polyv csqa verify csqa-world\n  polyv csqa verify csqa-world --pixels 50",
     )
     verify.add_argument("dataset", metavar="DIR", type=Path, help="a folder that `polyv csqa build` wrote")
+    text = "test scenes of the world to render again, about a second each (default: %(default)s)"
+    verify.add_argument("--pixels", metavar="N", type=int, default=0, help=text)
+    verify.add_argument("--seed", type=int, default=0, help="of the choice of these (default: %(default)s)")
     show = command(
         csqa,
         "show",

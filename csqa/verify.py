@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 from tqdm import tqdm
@@ -90,6 +91,59 @@ def verify(folder: str | Path, progress: bool = True) -> Report:
     return Report(checked, mismatches)
 
 
+def verify_pixels(folder: str | Path, scenes: int, seed: int = 0, progress: bool = True) -> Report:
+    """Derive answers about the simulated world again by other code, from questions' words and rendered pixels.
+
+    Args:
+        folder: as `polyv csqa build` wrote it.
+        scenes: how many of the test split, drawn at random; about a second each.
+        seed: of the draw.
+        progress: show a progress bar.
+
+    Raises:
+        FileNotFoundError: it holds no test split.
+        ValueError: its scenes are not of the simulated world.
+    """
+    from polyv.csqa.pixels import Pixels, derive
+
+    folder = Path(folder)
+    files = sorted((folder / "data").glob("test-*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"{folder}: no data/test-*.parquet there. Make a dataset with `polyv csqa build`.")
+    records = list(read_records(folder / "graphs" / "test.jsonl"))
+    drawn = np.random.default_rng(seed).permutation(len(records))[:scenes]
+    chosen = {records[i].scene_id: records[i] for i in drawn}
+    rows = [row for row in _rows(files) if row["scene_id"] in chosen]
+    checked: Counter[str] = Counter()
+    mismatches = []
+    for scene_id, record in tqdm(chosen.items(), desc="verify pixels", unit="scene", disable=not progress):
+        told, view = record.provenance, record.image_camera
+        if record.source != "world" or view is None:
+            raise ValueError(
+                f"{folder}: scene {scene_id} is of {record.source}: only the simulated world can be rendered."
+            )
+        pixels = Pixels(record.split, int(told["seed"]), int(told["index"]), view.width)
+        for row in rows:
+            if row["scene_id"] != scene_id:
+                continue
+            slots = _slots(row)
+            answer = None if slots is None else derive(row["template"], slots, pixels)
+            if answer is not None:
+                checked[row["template"]] += 1
+                if answer != row["answer"]:
+                    cause = f"the answer to {row['question']!r} is {row['answer']!r}, pixels say {answer!r}"
+                    mismatches.append(Mismatch(row["id"], cause))
+    return Report(checked, mismatches)
+
+
+def _slots(row: dict[str, Any]) -> dict[str, str] | None:
+    """The words of a question that its wording leaves open."""
+    for wording in _TEMPLATES[row["template"]].wordings:
+        if found := re.fullmatch(_pattern(wording), row["question"]):
+            return found.groupdict()
+    return None
+
+
 def check_row(row: dict[str, Any], record: SceneRecord) -> str | None:
     """What is wrong with a row, if something is."""
     template = _TEMPLATES.get(row["template"])
@@ -149,4 +203,4 @@ def _rows(files: list[Path]) -> Iterator[dict[str, Any]]:
             yield from batch.to_pylist()
 
 
-__all__ = ["Mismatch", "Report", "check_row", "verify"]
+__all__ = ["Mismatch", "Report", "check_row", "verify", "verify_pixels"]

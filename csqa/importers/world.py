@@ -50,7 +50,7 @@ def from_world(record: WorldRecord) -> SceneRecord:
         video_cameras=record.video_cameras,
         view_cameras=record.view_cameras,
         foreseeable=(*_EVENTS, "on") if record.layout in INFERABLE_LAYOUTS else (),
-        provenance={"seed": record.seed, "layout": record.layout},
+        provenance={"seed": record.seed, "index": int(record.scene_id), "layout": record.layout},
     )
 
 
