@@ -11,6 +11,8 @@ _COLOURS = {
     "relation_interaction": "#ee6677",
     "relation_view_dependency": "#aa3377",
 }
+# As the Hub has them.
+_SIZES = ((100_000, "100K<n<1M"), (10_000, "10K<n<100K"), (1000, "1K<n<10K"), (0, "n<1K"))
 
 
 def write_card(folder: Path, request: dict[str, Any], statistics: dict[str, Any]) -> None:
@@ -25,7 +27,7 @@ def write_card(folder: Path, request: dict[str, Any], statistics: dict[str, Any]
         "license: cc-by-4.0" if is_world else "license: other",
         "task_categories: [visual-question-answering]",
         "language: [en]",
-        f"size_categories: [{'1K<n<10K' if total < 10_000 else '10K<n<100K'}]",
+        f"size_categories: [{next(name for least, name in _SIZES if total >= least)}]",
         "configs:",
         "- config_name: default",
         "  data_files:",

@@ -20,7 +20,7 @@ def _verify(args: argparse.Namespace, rest: list[str]) -> None:
     print(reports[0].to_text())
     if args.pixels:
         reports.append(verify_pixels(args.dataset, args.pixels, args.seed))
-        print(f"\nfrom the pixels of {args.pixels} scenes, seed {args.seed}\n{reports[1].to_text()}")
+        print(f"\nfrom the pixels of up to {args.pixels} scenes, seed {args.seed}\n{reports[1].to_text()}")
     if any(report.mismatches for report in reports):
         raise SystemExit(1)
 

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, get_args
@@ -30,9 +30,9 @@ from polyv.csqa.selection import select, text_priors, thin
 from polyv.world.make import alone_in, make_world
 
 
-VERSION = 2  # raise it whenever the same request gives other rows
+VERSION = 3  # raise it whenever the same request gives other rows
 SPLITS: tuple[Split, ...] = get_args(Split)
-_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+_SHARES: dict[Split, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
 _QUESTIONS_A_SCENE = 13  # twice as many can be asked: so that rare templates are asked often enough
 _SHARD, _GROUP = 1000, 500  # rows
 _COLUMNS = {"image": "images", "video": "videos", "scene": "scenes"}
@@ -76,8 +76,10 @@ def build(
     least = 1 if files else 10  # so that each split of the world has one
     if questions < least:
         raise ValueError(f"questions: got {questions}, expected {least} or more.")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed: got {seed}, expected a whole number from 0 to 2**32 - 1.")
+    counts = _counts(questions, _scenes(files))
     stamps = [_stamp(file) for file in files]
-    counts = _counts(questions, Counter(record.split for file in files for record in read_records(file)))
     partial = out.parent / f".{out.name}.partial"
     partial.mkdir(parents=True, exist_ok=True)
     with alone_in(partial, "polyv csqa build"):
@@ -97,24 +99,54 @@ def build(
             graphs.parent.mkdir(exist_ok=True)
             number = write_records(graphs, _with_bar(records, f"{split} graphs", progress))
             asked = select(_with_bar(read_records(graphs), f"{split} questions", progress, number), seed, refused)
-            rows[split] = thin(asked, count)
+            try:
+                rows[split] = thin(asked, count)
+            except ValueError as error:
+                raise ValueError(
+                    f"questions={questions}: {count} of them should be of the {split} split. {error}"
+                ) from error
             _write_shards(partial, split, rows[split], graphs, folders, progress)
         statistics = _statistics(rows, refused)
         (partial / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n", encoding="utf-8")
         write_card(partial, {**request, "source": "files" if files else "world"}, statistics)
         shutil.rmtree(partial / "work", ignore_errors=True)
+        for name in (_REQUEST, ".lock"):
+            (partial / name).unlink()
         partial.rename(out)
-    for name in (_REQUEST, ".lock"):
-        (out / name).unlink()
     return out
 
 
-def _counts(questions: int, scenes: Counter[Split]) -> dict[Split, int]:
-    """Questions of each split, for as many scenes of each; without any, of the world."""
-    shares = {split: n / scenes.total() for split, n in scenes.items()} or _SHARES
-    counts = {split: round(questions * shares.get(split, 0)) for split in ("validation", "test")}
-    counts = {"train": questions - sum(counts.values()), **counts}
-    return {split: count for split, count in counts.items() if count}  # type: ignore[misc]
+def _counts(questions: int, scenes: Mapping[Split, int]) -> dict[Split, int]:
+    """Questions of each split, for as many scenes of each; without any, of the world. The largest remainders are rounded up."""
+    shares = {split: n / sum(scenes.values()) for split in SPLITS if (n := scenes.get(split, 0))} or _SHARES
+    counts = {split: int(questions * share) for split, share in shares.items()}
+    by_remainder = sorted(shares, key=lambda split: counts[split] - questions * shares[split])
+    for split in by_remainder[: questions - sum(counts.values())]:
+        counts[split] += 1
+    return {split: count for split, count in counts.items() if count}
+
+
+def _scenes(files: Sequence[Path]) -> dict[Split, int]:
+    """How many scenes of each split the files hold.
+
+    Raises:
+        ValueError: a file is none, holds nothing, or a scene stands twice.
+    """
+    seen: dict[str, Path] = {}
+    counts: Counter[Split] = Counter()
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"source={file}: no such file. Give JSON Lines of scene graphs, or only the word world."
+            )
+        for record in read_records(file):
+            if record.scene_id in seen:
+                raise ValueError(f"source={file}: scene {record.scene_id} stands in {seen[record.scene_id]} already.")
+            seen[record.scene_id] = file
+            counts[record.split] += 1
+    if files and not seen:
+        raise ValueError(f"source={', '.join(map(str, files))}: no scene graph there.")
+    return dict(counts)
 
 
 def _begin(partial: Path, request: dict) -> None:

@@ -120,9 +120,7 @@ class _Execution:
         return [
             thing
             for thing in self.record.objects
-            if node.category in (None, thing.category)
-            and node.attributes.items() <= thing.attributes.items()
-            and (node.clear_in is None or self.looks.is_clear_in(thing, node.clear_in))
+            if node.category in (None, thing.category) and node.attributes.items() <= thing.attributes.items()
         ]
 
     def _subjects(self, node: programs.Subjects) -> list[SceneObject]:
@@ -218,6 +216,8 @@ class _Execution:
         subject = None if node.subject is None else self.value(node.subject)
         target = None if node.target is None else self.value(node.target)
         self._refuse_doubt(node.predicate, subject, target)
+        if node.predicate is not None and not self.record.tells_of(node.predicate):
+            raise IllPosedError("the graph does not tell of {}", node.predicate)
         after = None if node.after is None else self.value(node.after).start
         before = None if node.before is None else self.value(node.before).start
         found = [
@@ -247,7 +247,12 @@ class _Execution:
         events = self.value(node.of)
         if not -len(events) <= node.index < len(events):
             raise IllPosedError("there are {} such events, none of index {}", len(events), node.index)
-        return self._use_event(events[node.index])
+        event = events[node.index]
+        if len(events) > 1 and any(
+            other.relation.start is None or (other is not event and other.start == event.start) for other in events
+        ):
+            raise IllPosedError("which event comes first is not known")
+        return self._use_event(event)
 
     # --- words
 
@@ -324,6 +329,8 @@ class _Execution:
         for event in self._events(programs.SomeEvents(predicate="moves")):
             if event.subject is thing:
                 self._use_event(event)
+        if self.looks.last_second() is None:
+            raise IllPosedError("when the frames were taken is not known")
         return sure(sight.direction(self.record, thing), "it goes no way that one could name")
 
     def _rests_on(self, node: programs.RestsOn) -> str:
@@ -365,6 +372,9 @@ class _Execution:
             words = {value for value in values if value}
         elif isinstance(program, programs.Name | programs.RestsOn):
             words = {thing.name for thing in record.objects}
+            # Nothing hits itself, or rests on itself.
+            if isinstance(program, programs.RestsOn) or isinstance(program.of, programs.Subject | programs.Target):
+                words -= {self.by_id[used].name for used in self.used_objects}
         elif isinstance(program, programs.Predicate):
             words = {relation.predicate for relation in record.relations}
         elif isinstance(program, programs.Direction):

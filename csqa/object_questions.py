@@ -208,7 +208,7 @@ _ENDS_ON = Template(
     "video",
     (
         "What does the {a} rest on at the end of the video?",
-        "Where does the {a} end up: on what does it lie in the last frame?",
+        "On what does the {a} lie in the last frame?",
         "When the video ends, what is the {a} on?",
     ),
     _ends_on("video"),
@@ -220,8 +220,8 @@ _GOES_FARTHER = Template(
     "video",
     (
         "Which gets farther from where it started, the {a} or the {b}?",
-        "Of the {a} and the {b}, which one covers more ground in the video?",
-        "Does the {a} or the {b} end up farther from its starting place?",
+        "Of the {a} and the {b}, which one goes farther away from its starting place?",
+        "Does the {a} or the {b} go farther from where it began?",
     ),
     _compare(Travel(), "most", "video"),
 )
@@ -269,9 +269,9 @@ OBJECT_CONTINUITY = (
         ("video",),
         "video",
         (
-            "Which goes out of view first, the {a} or the {b}?",
-            "Of the {a} and the {b}, which one is lost from sight earlier?",
-            "Does the {a} or the {b} leave the picture first?",
+            "Which is out of view for good first, the {a} or the {b}?",
+            "Of the {a} and the {b}, which one is last seen earlier?",
+            "Does the {a} or the {b} leave the picture for good first?",
         ),
         _compare(LastSeen(), "least", "video"),
     ),
@@ -282,7 +282,7 @@ OBJECT_CONTINUITY = (
         "video",
         (
             "Which comes into view later, the {a} or the {b}?",
-            "Of the {a} and the {b}, which one appears last in the video?",
+            "Of the {a} and the {b}, which one comes into the picture later?",
             "Does the {a} or the {b} show up later?",
         ),
         _compare(FirstSeen(), "most", "video"),
@@ -295,8 +295,8 @@ OBJECT_CONTINUITY = (
         shown=("image",),
         foreseen="on",
         wordings=(
-            "Two seconds from now, what will the {a} rest on?",
-            "Where will the {a} lie in the end: on what?",
+            "In the end, what will the {a} rest on?",
+            "On what will the {a} lie in the end?",
             "What will the {a} be on, once everything has come to rest?",
         ),
         propose=_ends_on("image"),
@@ -308,8 +308,8 @@ OBJECT_CONTINUITY = (
         foreseen="moves",
         wordings=(
             "Which will get farther from where it is now, the {a} or the {b}?",
-            "Of the {a} and the {b}, which one is going to cover more ground?",
-            "Will the {a} or the {b} end up farther from its present place?",
+            "Of the {a} and the {b}, which one will go farther away from its present place?",
+            "Will the {a} or the {b} go farther from where the picture shows it?",
         ),
         propose=_compare(Travel(), "most", "image"),
     ),

@@ -37,12 +37,11 @@ Picture = Literal["image", "start", "end"] | NonNegativeInt
 
 
 class AllObjects(Record):
-    """All objects of a category and of these attributes; with `clear_in`, those that nobody overlooks there."""
+    """All objects of a category and of these attributes."""
 
     op: Literal["objects"] = "objects"
     category: str | None = None
     attributes: dict[str, str] = {}
-    clear_in: Literal["image", "video", "scene"] | None = None
 
 
 class Subjects(Record):
@@ -233,7 +232,7 @@ class Beside(Record):
 
 
 class InFront(Record):
-    """Whether `target` hides a part of `behind` from, or stands before it for, the camera of a picture: front or behind."""
+    """Front or behind: whether `target` stands before `than` for the camera of a picture that shows one behind the other."""
 
     op: Literal["in_front"] = "in_front"
     target: Object

@@ -135,6 +135,8 @@ class SceneRecord(Record):
         image_camera: of the image.
         video_cameras: of the frames of `times`; one where the camera stands still.
         view_cameras: of the posed views.
+        predicates: all that were annotated: what relations do not tell of these did not happen. None: those in `relations`.
+        surroundings: what relations may name as objects without its being one.
         foreseeable: predicates of which the image tells whether they will happen in the video, as with a ball on a ramp.
         provenance: whatever leads back to the annotation, such as a seed or a row.
     """
@@ -150,6 +152,8 @@ class SceneRecord(Record):
     image_camera: Camera | None = None
     video_cameras: tuple[Camera, ...] = ()
     view_cameras: tuple[Camera, ...] = ()
+    predicates: tuple[str, ...] | None = None
+    surroundings: tuple[str, ...] = ("floor", "ground", "wall", "ceiling")
     foreseeable: tuple[str, ...] = ()
     provenance: dict[str, str | int | float] = {}
 
@@ -161,15 +165,27 @@ class SceneRecord(Record):
         for index, relation in enumerate(self.relations):
             if relation.subject not in ids:
                 raise ValueError(f"relations[{index}]: its subject {relation.subject!r} is the id of no object.")
+            if relation.object not in (None, *ids, *self.surroundings):
+                raise ValueError(
+                    f"relations[{index}]: its object {relation.object!r} is the id of no object, nor among `surroundings`."
+                )
         for name, wanted in (("track", self._num_times), ("in_video", self._num_times), ("in_views", None)):
             lengths = {len(value) for thing in self.objects if (value := getattr(thing, name))}
+            cameras = self.view_cameras if name == "in_views" else self.video_cameras if name == "in_video" else ()
+            if lengths and len(cameras) > 1:
+                lengths.add(len(cameras))
             if wanted is not None:
                 lengths.add(wanted)
             if len(lengths) > 1:
                 raise ValueError(
-                    f"objects: {name} has {' and '.join(map(str, sorted(lengths)))} entries; expected one count."
+                    f"objects: {name} has {' and '.join(map(str, sorted(lengths)))} entries; expected one count, as many as times and cameras."
                 )
         return self
+
+    def tells_of(self, predicate: str) -> bool:
+        """Whether relations of a predicate were annotated, so that there are none but those told."""
+        told = {relation.predicate for relation in self.relations} if self.predicates is None else self.predicates
+        return predicate in told
 
     @property
     def _num_times(self) -> int | None:

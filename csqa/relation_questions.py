@@ -19,6 +19,7 @@ from polyv.csqa.programs import (
     Side,
     Subject,
     Target,
+    Targets,
     Whether,
 )
 from polyv.csqa.templates import ORDINALS, Medium, Proposal, Propose, Scene, Template, either, events, first, refer
@@ -75,7 +76,7 @@ def hit_count(scene: Scene) -> Iterator[Proposal]:
     """How many objects one hits."""
     for thing in scene.clear("video"):
         if any(thing is subject for subject, *_ in scene.happened("moves")):
-            yield Proposal({"a": thing.name}, Count(of=events("hits", thing)))
+            yield Proposal({"a": thing.name}, Count(of=Targets(of=events("hits", thing))))
 
 
 def hits_next(scene: Scene) -> Iterator[Proposal]:
@@ -150,7 +151,7 @@ _HITS_WHAT = Template(
     (
         "What does the {a} hit first?",
         "Which object is the first that the {a} runs into?",
-        "The {a} hits something. What is it?",
+        "The {a} hits something. What does it hit first?",
     ),
     _hits_what("video"),
 )
@@ -185,7 +186,7 @@ RELATION_INTERACTION = (
         (
             "What hits the {a} first?",
             "Which object is the first to run into the {a}?",
-            "The {a} is hit by something. By what?",
+            "The {a} is hit by something. By what is it hit first?",
         ),
         hit_by,
     ),
@@ -211,7 +212,7 @@ RELATION_INTERACTION = (
         (
             "After the {a} has hit it, what does the {b} hit in turn?",
             "The {a} hits the {b}. What does the {b} run into next?",
-            "What is hit by the {b} after the {a} has set it off?",
+            "What is the first thing that the {b} hits after the {a} has hit it?",
         ),
         hits_next,
     ),
@@ -223,7 +224,7 @@ RELATION_INTERACTION = (
         wordings=(
             "What will the {a} hit first?",
             "Which object is the first that the {a} will run into?",
-            "The {a} is about to hit something. What?",
+            "The {a} is about to hit something. What will that be?",
         ),
         propose=_hits_what("image"),
     ),

@@ -62,7 +62,7 @@ def thin(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
         ValueError: there are fewer.
     """
     if len(rows) < count:
-        raise ValueError(f"count={count}: the scenes give {len(rows)} questions. Take more scenes, or ask for fewer.")
+        raise ValueError(f"The scenes give {len(rows)}. Take more scenes, or ask for fewer questions.")
     available = Counter(row["template"] for row in rows)
     quota = max(quota for quota in range(count + 1) if sum(min(n, quota) for n in available.values()) <= count)
     spare = count - sum(min(n, quota) for n in available.values())

@@ -1,7 +1,6 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """`polyv csqa verify`: execute every program of a dataset again, on the scene graphs that come with it."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +17,8 @@ from polyv.csqa.executor import execute
 from polyv.csqa.looks import IllPosedError
 from polyv.csqa.programs import QuestionProgram
 from polyv.csqa.questions import TEMPLATES
-from polyv.csqa.records import SceneRecord, first_fault, read_records
+from polyv.csqa.records import SceneObject, SceneRecord, first_fault, read_records
+from polyv.csqa.templates import ORDINALS, Scene, refer
 
 
 _COLUMNS = (
@@ -31,6 +31,7 @@ class Mismatch(NamedTuple):
     """A row that does not hold what its graph gives."""
 
     id: str
+    template: str
     cause: str
 
 
@@ -42,7 +43,7 @@ class Report(NamedTuple):
 
     def to_text(self) -> str:
         """A table, and a line for each mismatch."""
-        wrong = Counter(mismatch.id.rsplit("-", 2)[-2] for mismatch in self.mismatches)
+        wrong = Counter(mismatch.template for mismatch in self.mismatches)
         width = max(map(len, self.checked), default=8)
         lines = [f"{'template':{width}}  rows  wrong"]
         lines += [f"{name:{width}} {count:5}  {wrong.get(name, 0):5}" for name, count in sorted(self.checked.items())]
@@ -67,10 +68,12 @@ def verify(folder: str | Path, progress: bool = True) -> Report:
         raise FileNotFoundError(f"{folder}: no data/*.parquet there. Make a dataset with `polyv csqa build`.")
     checked: Counter[str] = Counter()
     mismatches = []
+    ids: Counter[str] = Counter()
     scenes: dict[str, str] = {}
     for split, files in paths.items():
         if not files:
             continue
+        _check_files(files)
         graphs = folder / "graphs" / f"{split}.jsonl"
         records = read_records(graphs)
         record = None
@@ -86,8 +89,11 @@ def verify(folder: str | Path, progress: bool = True) -> Report:
             fault = check_row(row, record)
             if scenes.setdefault(row["scene_id"], split) != split:
                 fault = fault or f"its scene is in {scenes[row['scene_id']]}, too"
+            ids[row["id"]] += 1
+            if ids[row["id"]] > 1:
+                fault = fault or "another row has the same id"
             if fault:
-                mismatches.append(Mismatch(row["id"], fault))
+                mismatches.append(Mismatch(row["id"], row["template"], fault))
     return Report(checked, mismatches)
 
 
@@ -127,12 +133,15 @@ def verify_pixels(folder: str | Path, scenes: int, seed: int = 0, progress: bool
             if row["scene_id"] != scene_id:
                 continue
             slots = _slots(row)
-            answer = None if slots is None else derive(row["template"], slots, pixels)
+            try:
+                answer = None if slots is None else derive(row["template"], slots, pixels)
+            except ValueError as error:
+                answer = f"{error}"
             if answer is not None:
                 checked[row["template"]] += 1
                 if answer != row["answer"]:
                     cause = f"the answer to {row['question']!r} is {row['answer']!r}, pixels say {answer!r}"
-                    mismatches.append(Mismatch(row["id"], cause))
+                    mismatches.append(Mismatch(row["id"], row["template"], cause))
     return Report(checked, mismatches)
 
 
@@ -163,14 +172,16 @@ def check_row(row: dict[str, Any], record: SceneRecord) -> str | None:
         return f"the program has no certain answer: {error}"
     if row["answer"] != answer.answer:
         return f"the answer is {row['answer']!r}, the program gives {answer.answer!r}"
-    if json.loads(row["support"]) != json.loads(answer.support.model_dump_json()):
+    if row["support"] != answer.support.model_dump_json():
         return f"support is {row['support']}, the program gives {answer.support.model_dump_json()}"
     if tuple(row["distractors"]) != answer.distractors:
         return f"distractors are {row['distractors']}, the program gives {list(answer.distractors)}"
-    return _check_text(row, template.wordings)
+    return _check_text(row) or _check_words(row, record)
 
 
-def _check_text(row: dict[str, Any], wordings: tuple[str, ...]) -> str | None:
+def _check_text(row: dict[str, Any]) -> str | None:
+    if [message["role"] for message in row["messages"]] != ["user", "assistant"]:
+        return "messages are not a question and its answer"
     question, answer = row["messages"]
     media = [entry["type"] for entry in question["content"] if entry["type"] != "text"]
     text = [entry["text"] for entry in question["content"] if entry["type"] == "text"]
@@ -178,9 +189,53 @@ def _check_text(row: dict[str, Any], wordings: tuple[str, ...]) -> str | None:
         return "messages do not show and ask what the row says"
     if [entry["text"] for entry in answer["content"]] != [row["answer"]]:
         return "messages do not give the row's answer"
-    if not any(re.fullmatch(_pattern(wording), row["question"]) for wording in wordings):
-        return f"the question {row['question']!r} is no wording of its template"
     return None
+
+
+def _check_words(row: dict[str, Any], record: SceneRecord) -> str | None:
+    """Whether the question's words stand for what its program is about, each in its role."""
+    slots = _slots(row)
+    if slots is None:
+        return f"the question {row['question']!r} is no wording of its template"
+    named = {thing.name: thing for thing in record.objects}
+    for slot in _OBJECTS:
+        if slot in slots and slots[slot] not in named:
+            return f"the question names {slots[slot]!r}, which the scene does not hold"
+    scene = Scene(record, np.random.default_rng(0))
+    template = row["template"]
+    if template not in _SHAPES:
+        proposal = next(iter(_TEMPLATES[template].propose(scene)))
+        _SHAPES[template] = _shape(QuestionProgram(answer=proposal.program), proposal.slots, named)
+    if _shape(QuestionProgram.model_validate_json(row["program"]), slots, named) != _SHAPES[template]:
+        return f"the question {row['question']!r} is about something else than its program"
+    if "under" in slots and scene.support(named[slots["a"]]) != slots["under"]:
+        return f"the question says that the {slots['a']} rests on the {slots['under']}"
+    return None
+
+
+_OBJECTS = ("a", "b", "c")
+_SHAPES: dict[str, str] = {}  # of the templates whose programs were looked at
+
+
+def _shape(program: QuestionProgram, slots: dict[str, str], named: dict[str, SceneObject]) -> str:
+    """A program with its slots in place of what they stand for: the same for all questions of a template."""
+    text = program.model_dump_json(exclude_none=True)
+    for slot in _OBJECTS:
+        if slot in slots:
+            text = text.replace(refer(named[slots[slot]]).model_dump_json(exclude_none=True), f"<{slot}>")
+    for slot in ("view", "other"):
+        if slot in slots:
+            text = re.sub(rf'"at":{ORDINALS.index(slots[slot])}\b', f'"at":<{slot}>', text)
+    return text
+
+
+def _check_files(files: list[Path]) -> None:
+    """Refuse a split of which a file is missing: their names tell how many there are."""
+    totals = {file.stem.rpartition("-of-")[2] for file in files}
+    if len(totals) > 1 or not totals <= {f"{len(files):05d}"}:
+        raise FileNotFoundError(
+            f"{files[0].parent}: {len(files)} files of {files[0].name.partition('-')[0]}, but their names tell of {', '.join(totals)}."
+        )
 
 
 def _pattern(wording: str) -> str:
@@ -192,7 +247,7 @@ def _pattern(wording: str) -> str:
         if not part.startswith("{"):
             pattern += re.escape(part)
         else:
-            pattern += f"(?P={name})" if name in seen else rf"(?P<{name}>[\w ]+?)"
+            pattern += f"(?P={name})" if name in seen else f"(?P<{name}>.+?)"
             seen.add(name)
     return pattern
 

@@ -49,6 +49,7 @@ def from_world(record: WorldRecord) -> SceneRecord:
         image_camera=record.image_camera,
         video_cameras=record.video_cameras,
         view_cameras=record.view_cameras,
+        predicates=("on", *_EVENTS),
         foreseeable=(*_EVENTS, "on") if record.layout in INFERABLE_LAYOUTS else (),
         provenance={"seed": record.seed, "index": int(record.scene_id), "layout": record.layout},
     )

@@ -142,6 +142,15 @@ def other_wording(row: dict) -> bool:
     return True
 
 
+def other_object(row: dict) -> bool:
+    """Another object of the scene in place of the one that the program is about."""
+    if row["template"] != "still_in_view":
+        return False
+    (name,) = re.findall(r"the (\w+ (?:ball|box|cone|cylinder))", row["question"])
+    row["question"] = row["messages"][0]["content"][-1]["text"] = row["question"].replace(name, "pink giraffe")
+    return True
+
+
 def no_program(row: dict) -> bool:
     row["program"] = '{"answer": {"op": "guess"}}'
     return True
@@ -155,6 +164,7 @@ def no_program(row: dict) -> bool:
         (other_program, "the answer is '.+', the program gives '.+'"),
         (other_message, "messages do not give the row's answer"),
         (other_wording, "the question 'What is this.' is no wording of its template"),
+        (other_object, "the question names 'pink giraffe', which the scene does not hold"),
         (no_program, "program: answer: .*'guess'"),
     ],
 )
@@ -256,7 +266,7 @@ def test_thinning_keeps_templates_level(records):
     before, after = (Counter(row["template"] for row in some) for some in (rows, kept))
     most = max(after.values())
     assert all(after[name] == min(count, most) or after[name] == most - 1 for name, count in before.items())
-    with pytest.raises(ValueError, match=r"count=100000: the scenes give \d+ questions. Take more scenes"):
+    with pytest.raises(ValueError, match=r"The scenes give \d+\. Take more scenes, or ask for fewer questions"):
         thin(rows, 100_000)
 
 
@@ -273,7 +283,7 @@ def test_a_subtly_wrong_executor_does_not_agree(csqa, monkeypatch):
     side_of = sight.side_of
     monkeypatch.setattr(executor.sight, "side_of", lambda angle: mirrored[side_of(angle)])
     report = verify(csqa, progress=False)
-    assert {mismatch.id.rsplit("-", 2)[-2] for mismatch in report.mismatches} == {"side_from", "side_from_picture"}
+    assert {mismatch.template for mismatch in report.mismatches} == {"side_from", "side_from_picture"}
 
 
 def test_pages_show_samples_of_every_family(csqa, tmp_path, capsys):
@@ -288,3 +298,40 @@ def test_pages_show_samples_of_every_family(csqa, tmp_path, capsys):
         assert pixels.std() > 20 and pixels.shape[1] > 1000
     assert cli.main(["csqa", "show", str(tmp_path), "--out", str(tmp_path / "none")]) == 2
     assert cli.main(["csqa", "show", str(csqa), "--samples", "0", "--out", str(tmp_path / "none")]) == 2
+
+
+def test_a_file_that_is_missing_is_told(copy):
+    file = next(copy.glob("data/train-*"))
+    file.rename(file.with_name("train-00000-of-00002.parquet"))
+    with pytest.raises(FileNotFoundError, match="1 files of train, but their names tell of 00002"):
+        verify(copy, progress=False)
+
+
+def test_own_graphs_are_shared_out_over_the_splits_they_have(world, records, tmp_path):
+    """Without a training split, and with scenes of any number in each."""
+    splits = ["validation"] * 7 + ["test"] * 3
+    own = [record.model_copy(update={"split": split}) for record, split in zip(records, splits, strict=False)]
+    write_records(world / "some.jsonl", own)
+    out = build(tmp_path / "some", 15, 0, [world / "some.jsonl"], progress=False)
+    counts = {
+        split: sum(pq.read_table(file).num_rows for file in out.glob(f"data/{split}-*")) for split in dataset.SPLITS
+    }
+    assert counts == {"train": 0, "validation": 11, "test": 4} or counts == {"train": 0, "validation": 10, "test": 5}
+    assert not verify(out, progress=False).mismatches
+
+
+def test_bad_sources_are_named(world, records, tmp_path):
+    write_records(world / "one.jsonl", records[:2])
+    write_records(world / "none.jsonl", [])
+    one = world / "one.jsonl"
+    for source, error, message in [
+        ([one, one], ValueError, r"source=.*one\.jsonl: scene validation-000000 stands in .*one\.jsonl already"),
+        ([world / "none.jsonl"], ValueError, r"source=.*none\.jsonl: no scene graph there"),
+        ([world], FileNotFoundError, r"source=.*: no such file"),
+        ([one], ValueError, r"questions=5000: 5000 of them should be of the validation split\. The scenes give \d+"),
+    ]:
+        with pytest.raises(error, match=message):
+            build(tmp_path / "out", 5000, 0, source, progress=False)
+    with pytest.raises(ValueError, match="seed: got -1"):
+        build(tmp_path / "out", 50, -1, [one], progress=False)
+    assert not (tmp_path / "out").exists()

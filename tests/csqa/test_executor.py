@@ -300,3 +300,31 @@ def test_cameras_without_a_pose_are_no_reason_to_guess():
     nearest = {"op": "extreme", "of": both, "by": {"op": "depth", "at": 0}, "order": "least"}
     with pytest.raises(IllPosedError, match="the camera of 0 is not known"):
         run(scene, op="name", of=nearest)
+
+
+def test_what_was_not_annotated_did_not_not_happen():
+    scene = chain().model_copy(update={"predicates": None})
+    kicks = {"op": "events", "predicate": "kicks"}
+    with pytest.raises(IllPosedError, match="the graph does not tell of kicks"):
+        run(scene, op="any", of=kicks)
+    annotated = scene.model_copy(update={"predicates": ("hits", "kicks")})
+    assert run(annotated, op="any", of=kicks).answer == "no"
+
+
+def test_of_events_at_one_time_none_is_the_first():
+    scene = chain()
+    tied = tuple(r.model_copy(update={"start": 0.5}) if r.predicate == "hits" else r for r in scene.relations)
+    untimed = tuple(r.model_copy(update={"start": None}) if r.predicate == "hits" else r for r in scene.relations)
+    first = {"op": "nth", "index": 0, "of": {"op": "events", "predicate": "hits"}}
+    for relations in (tied, untimed):
+        with pytest.raises(IllPosedError, match="which event comes first is not known"):
+            run(scene.model_copy(update={"relations": relations}), op="predicate", of=first)
+
+
+def test_one_object_hit_twice_is_one_object():
+    scene = chain()
+    again = next(r for r in scene.relations if r.predicate == "hits").model_copy(update={"start": 1.5, "end": 1.6})
+    scene = scene.model_copy(update={"relations": (*scene.relations, again)})
+    hits = {"op": "events", "predicate": "hits", "subject": named("red ball")}
+    assert run(scene, op="count", of=hits).answer == "two"
+    assert run(scene, op="count", of={"op": "targets", "of": hits}).answer == "one"

@@ -71,6 +71,10 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path):
         ),
         ({"times": (0.0, 0.5)}, None),
         (
+            {"relations": (Relation(subject="1", predicate="on", object="22"),)},
+            r"relations\[0\]: its object '22' is the id of no object, nor among `surroundings`",
+        ),
+        (
             {
                 "times": (0.0, 0.5),
                 "objects": (
