@@ -172,14 +172,11 @@ class _Execution:
         return lambda one, other: heights[one.id] >= _HEIGHT_RATIO * heights[other.id]
 
     def _exceeds_by_travel(self, node: programs.Travel, things: list[SceneObject]):
-        ways = {thing.id: self._travel(thing) for thing in things}
+        for thing in things:
+            if not thing.track:
+                raise IllPosedError("the track of {} is not known", thing.name)
+        ways = {thing.id: sight.travel(thing) for thing in things}
         return lambda one, other: ways[one.id] >= _TRAVEL_RATIO * ways[other.id] + 0.15
-
-    def _travel(self, thing: SceneObject) -> float:
-        if not thing.track:
-            raise IllPosedError("the track of {} is not known", thing.name)
-        track = np.asarray(thing.track)
-        return float(np.linalg.norm(track - track[0], axis=1).max())
 
     def _exceeds_by_distance(self, node: programs.Distance, things: list[SceneObject]):
         to = self.value(node.to)

@@ -11,9 +11,10 @@ from functools import cached_property
 
 import numpy as np
 
+from polyv.csqa.records import Split
 from polyv.world.cameras import camera
 from polyv.world.rendering import Renderer
-from polyv.world.scenes import Split, build
+from polyv.world.scenes import build
 
 
 # Of an object's pixels in a frame, how many must lie outside of where it was, and how far (metres), for it to have moved: what

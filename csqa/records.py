@@ -8,7 +8,7 @@ poses; the world's z axis points up. What an annotation does not tell is None or
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 Vector = tuple[float, float, float]
 Box = tuple[float, float, float, float]
 Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Record(BaseModel):
@@ -191,10 +192,6 @@ class SceneRecord(Record):
     def _num_times(self) -> int | None:
         return None if self.times is None else len(self.times)
 
-    def of(self, id: str | None) -> SceneObject | None:
-        """The object of that id; None where it is the id of none."""
-        return next((thing for thing in self.objects if thing.id == id), None)
-
     def seconds(self, index: int) -> float:
         """When entry `index` of `track` and `in_video` is.
 
@@ -249,6 +246,7 @@ def first_fault(error: ValidationError) -> str:
 
 
 __all__ = [
+    "SPLITS",
     "Appearance",
     "Box",
     "Camera",

@@ -103,6 +103,12 @@ def apart(a: SceneObject, b: SceneObject) -> bool:
     return bool((offset > reach).any())
 
 
+def travel(thing: SceneObject) -> float:
+    """Metres between the start and the farthest point of an object's track, which must be known."""
+    track = np.asarray(thing.track)
+    return float(np.linalg.norm(track - track[0], axis=1).max())
+
+
 def direction(record: SceneRecord, thing: SceneObject) -> str | None:
     """Which way an object sets out as the video's camera sees it: left, right, towards or away; None if none of them clearly.
 

@@ -12,12 +12,11 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from polyv.csqa.dataset import SPLITS
 from polyv.csqa.executor import execute
 from polyv.csqa.looks import IllPosedError
 from polyv.csqa.programs import QuestionProgram
 from polyv.csqa.questions import TEMPLATES
-from polyv.csqa.records import SceneObject, SceneRecord, first_fault, read_records
+from polyv.csqa.records import SPLITS, SceneObject, SceneRecord, first_fault, read_records
 from polyv.csqa.templates import ORDINALS, Scene, refer
 
 
@@ -119,7 +118,10 @@ def verify_pixels(folder: str | Path, scenes: int, seed: int = 0, progress: bool
     records = list(read_records(folder / "graphs" / "test.jsonl"))
     drawn = np.random.default_rng(seed).permutation(len(records))[:scenes]
     chosen = {records[i].scene_id: records[i] for i in drawn}
-    rows = [row for row in _rows(files) if row["scene_id"] in chosen]
+    rows: dict[str, list[dict[str, Any]]] = {scene_id: [] for scene_id in chosen}
+    for row in _rows(files):
+        if row["scene_id"] in rows:
+            rows[row["scene_id"]].append(row)
     checked: Counter[str] = Counter()
     mismatches = []
     for scene_id, record in tqdm(chosen.items(), desc="verify pixels", unit="scene", disable=not progress):
@@ -129,9 +131,7 @@ def verify_pixels(folder: str | Path, scenes: int, seed: int = 0, progress: bool
                 f"{folder}: scene {scene_id} is of {record.source}: only the simulated world can be rendered."
             )
         pixels = Pixels(record.split, int(told["seed"]), int(told["index"]), view.width)
-        for row in rows:
-            if row["scene_id"] != scene_id:
-                continue
+        for row in rows[scene_id]:
             slots = _slots(row)
             try:
                 answer = None if slots is None else derive(row["template"], slots, pixels)

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import shutil
 import statistics
 import subprocess
@@ -31,6 +30,7 @@ from tqdm import tqdm
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from polyv.evaluation.bench import write_report
+from polyv.evaluation.benchmarks import peak_resident
 from polyv.evaluation.shapes import make_config
 
 
@@ -101,10 +101,8 @@ def seconds(run: Callable[[], Any], *read: Path) -> tuple[float, Any]:
 def measure(shape: str, folder: Path, repeats: int) -> dict[str, Any]:
     """Peaks and times of `repeats` rounds, each of which upcycles and then copies what came of it."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        source, out = (
-            make_checkpoint(make_config(shape, dtype="bfloat16"), Path(scratch) / f"qwen-{shape}"),
-            Path(scratch) / "polyv",
-        )
+        source = make_checkpoint(make_config(shape, dtype="bfloat16"), Path(scratch) / f"qwen-{shape}")
+        out = Path(scratch) / "polyv"
         copies = Path(scratch) / "copies"
         rounds = []
         for _ in range(repeats):
@@ -161,9 +159,7 @@ def main(argv: list[str] | None = None) -> None:
         from polyv.hub.upcycle import upcycle_to_disk
 
         upcycle_to_disk(*args.child)
-        # Not `resource.getrusage`: its peak counts what the parent held when it started this process.
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        print(1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]))  # type: ignore[index]
+        print(peak_resident())
         return
     args.folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(args.folder).free

@@ -132,12 +132,14 @@ def peak_memory(run: Callable[[], Any], device: str) -> int | None:
         Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
     except (AttributeError, OSError):
         return None
-    before = _peak_resident()
+    before = peak_resident()
     run()
-    return _peak_resident() - before
+    return peak_resident() - before
 
 
-def _peak_resident() -> int:
+def peak_resident() -> int:
+    """Bytes of memory that this process has held at most, mapped files included (Linux). `resource.getrusage` would count
+    what the parent held when it started this process."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])  # type: ignore[index]
 

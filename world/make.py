@@ -22,9 +22,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from polyv.csqa.records import SPLITS, Split
 from polyv.world.media import scene_name, write_scene
 from polyv.world.records import WorldRecord
-from polyv.world.scenes import SPLITS, Split, build
+from polyv.world.scenes import build
 
 
 VERSION = 1  # of the scenes: raise it whenever the same request renders others. Questions have their own

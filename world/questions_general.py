@@ -15,10 +15,11 @@ from functools import partial
 
 import numpy as np
 
+from polyv.csqa.executor import NUMBERS
 from polyv.world.records import WorldObject
 from polyv.world.scenes import COLOURS, SHAPES
 from polyv.world.sightings import Sight
-from polyv.world.templates import NUMBERS, Finder, Found, Prefix, Template, article, colour, plural
+from polyv.world.templates import Finder, Found, Prefix, Template, article, colour, plural
 
 
 def _to_count(sight: Sight, medium: str) -> list[WorldObject]:

@@ -4,10 +4,11 @@
 import numpy as np
 
 from polyv.csqa.sight import ahead_of, apart, bearing, is_clear, is_hidden, side_of
+from polyv.csqa.templates import ORDINALS
 from polyv.world.questions_image import bearings, nearer, nearest_shape_to
 from polyv.world.records import WorldObject
 from polyv.world.sightings import Sight, is_furniture
-from polyv.world.templates import ORDINALS, Found, Template, colour, nearest_of
+from polyv.world.templates import Found, Template, colour, nearest_of
 
 
 # Metres: an object whose underside is lower stands on the floor.

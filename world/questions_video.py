@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from polyv.csqa.executor import NUMBERS
 from polyv.csqa.sight import direction as way_of
-from polyv.csqa.sight import is_clear, is_hidden
+from polyv.csqa.sight import is_clear, is_hidden, travel
 from polyv.world.questions_general import count_shapes
 from polyv.world.questions_image import nearer
 from polyv.world.records import WorldObject
 from polyv.world.sightings import Sight
-from polyv.world.templates import NUMBERS, Found, Template, colour, shuffled_pair
+from polyv.world.templates import Found, Template, colour, shuffled_pair
 
 
 # Frames between the moments at which two objects come into view.
@@ -53,12 +54,6 @@ def appears_first(sight: Sight, rng: np.random.Generator) -> list[Found]:
     return found
 
 
-def motion_of(thing: WorldObject) -> float:
-    """Metres between the start and the farthest point of an object's track."""
-    track = np.asarray(thing.track)
-    return float(np.linalg.norm(track - track[0], axis=1).max())
-
-
 def _movers(sight: Sight) -> list[WorldObject] | None:
     """The objects that move before a standing camera, in order of their start; None where one is in doubt.
 
@@ -69,7 +64,7 @@ def _movers(sight: Sight) -> list[WorldObject] | None:
     movers = [thing for thing, _, _ in sight.related("moves")]
     clear = {thing.id for thing in sight.in_first_frame}
     resting = (thing for thing in sight.solids if thing not in movers)
-    if any(thing.id not in clear for thing in movers) or any(motion_of(thing) > _AT_REST for thing in resting):
+    if any(thing.id not in clear for thing in movers) or any(travel(thing) > _AT_REST for thing in resting):
         return None
     return movers
 

@@ -15,11 +15,11 @@ picture hides something, is drawn again. So the answers are balanced by design.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import mujoco
 import numpy as np
 
+from polyv.csqa.records import SPLITS, Split
 from polyv.world import cameras
 from polyv.world.physics import (
     FRAMES,
@@ -36,8 +36,6 @@ from polyv.world.records import WorldRelation
 from polyv.world.rendering import Look, Renderer
 
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 SHAPES = ("ball", "box", "cylinder", "cone")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "black")
 LAYOUTS = {"static": 0.36, "ramp": 0.22, "edge": 0.2, "rolling": 0.11, "collision": 0.11}  # their shares

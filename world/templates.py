@@ -26,9 +26,6 @@ class Found(NamedTuple):
 
 Finder = Callable[[Sight, np.random.Generator], list[Found]]
 
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
-
 
 @dataclass(frozen=True)
 class Template:

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from polyv.csqa.executor import NUMBERS
 from polyv.csqa.sight import is_clear
 from polyv.world import conversations
 from polyv.world.conversations import FILES, TURNS, pair_up, write_jsonl
 from polyv.world.questions import SUITES, ask_general
 from polyv.world.sightings import is_furniture
-from polyv.world.templates import NUMBERS
 from tests.world.factory import random_record
 
 

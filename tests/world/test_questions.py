@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyv.csqa.balance import Balance
+from polyv.csqa.executor import NUMBERS
 from polyv.world.questions import GENERAL, SUITES, Question, ask, ask_general
 from polyv.world.records import WorldObject, WorldRecord, WorldRelation
-from polyv.world.templates import NUMBERS, Found
+from polyv.world.templates import Found
 from tests.world.factory import HOME, Thing, project, random_record, record
 
 
