@@ -1,5 +1,5 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
-"""Posed RGB-D views of a 3D scene: in memory, in ScanNet's folder layout, in a nerfstudio `transforms.json`.
+"""Posed RGB-D views of a 3D scene: in memory, in the folder layouts of ScanNet and 3RScan, in a nerfstudio `transforms.json`.
 
 Conventions: OpenCV cameras (x right, y down, z forward), camera-to-world poses, metres, and the *centre* of the
 top-left pixel at (0, 0), as in OpenCV and ScanNet: a camera of width w that looks straight ahead has
@@ -21,15 +21,22 @@ import numpy as np
 from PIL import Image
 
 from polyv.processing.scene_checks import check_depths, check_intrinsics, check_pose, check_shapes
-from polyv.processing.scene_files import as_matrix, inside, list_frames, pinhole, read_depth, read_matrix, write_matrix
+from polyv.processing.scene_files import (
+    RSCAN_INFO,
+    as_matrix,
+    inside,
+    pinhole,
+    read_depth,
+    rscan_files,
+    scannet_files,
+    write_matrix,
+)
 from polyv.processing.still_images import MAX_IMAGE_PIXELS, open_image, short, to_rgb, unreadable
 from polyv.processing.view_sampling import select_views
 
 
-_COLOUR_SUFFIXES = (".jpg", ".jpeg", ".png")
 _MAX_STORED_DEPTH = 65.535  # metres: the largest 16-bit number of millimetres
 _MIN_OVERLAP = 1e-6  # of one depth pixel's area: less is rounding
-_SCANNET_FOLDERS = (("color", _COLOUR_SUFFIXES), ("depth", (".png",)), ("pose", (".txt",)))
 _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
@@ -114,13 +121,13 @@ class PosedViews:
     def load(
         cls, path: str | os.PathLike, num_views: int | None = None, max_image_pixels: int = MAX_IMAGE_PIXELS
     ) -> "PosedViews":
-        """Read a ScanNet-layout folder, a folder holding a `transforms.json`, or such a file itself.
+        """Read a folder of ScanNet's or 3RScan's layout, a folder holding a `transforms.json`, or such a file itself.
 
         `num_views` keeps at most that many views, spread evenly over the trajectory; only those are decoded.
 
         Raises:
             FileNotFoundError: nothing is there.
-            ValueError: it is neither of the two, or its content is refused (see `from_folder`, `from_transforms`).
+            ValueError: it is none of these, or its content is refused (see `from_folder`, `from_transforms`).
         """
         path = Path(path)
         try:
@@ -135,10 +142,11 @@ class PosedViews:
             return cls.from_transforms(path, num_views, max_image_pixels)
         if (path / "transforms.json").is_file():
             return cls.from_transforms(path / "transforms.json", num_views, max_image_pixels)
-        if (path / "color").is_dir() or (path / "depth").is_dir():
+        if any((path / name).exists() for name in ("color", "depth", RSCAN_INFO)):
             return cls.from_folder(path, num_views, max_image_pixels)
         raise ValueError(
-            f"scene {path}: expected ScanNet's layout (color/, depth/, pose/, intrinsic/) or a transforms.json with depth."
+            f"scene {path}: expected ScanNet's layout (color/, depth/, pose/, intrinsic/), 3RScan's (_info.txt, frame-*) or "
+            "a transforms.json with depth."
         )
 
     @classmethod
@@ -146,43 +154,34 @@ class PosedViews:
         cls, folder: str | os.PathLike, num_views: int | None = None, max_image_pixels: int = MAX_IMAGE_PIXELS
     ) -> "PosedViews":
         """Read ScanNet's layout: `color/N.jpg|png`, `depth/N.png` (16-bit millimetres), `pose/N.txt` (4×4
-        camera-to-world), `intrinsic/intrinsic_color.txt` and `intrinsic/intrinsic_depth.txt` (4×4 or 3×3).
+        camera-to-world), `intrinsic/intrinsic_color.txt` and `intrinsic/intrinsic_depth.txt` (4×4 or 3×3); or that of
+        3RScan's unpacked `sequence.zip`: `_info.txt` and `frame-N.color.jpg`, `frame-N.depth.pgm`, `frame-N.pose.txt`.
 
-        Views that ScanNet's tracker lost (a pose full of -inf) are skipped with a warning.
+        Views that the tracker lost (a pose full of -inf) are skipped with a warning.
 
         Raises:
             FileNotFoundError: an intrinsics file, or the depth or pose of a view, is missing.
             ValueError: no view is left, or a file's content is refused.
         """
         folder = Path(folder)
-        colour, depth, pose = (list_frames(folder / name, suffixes) for name, suffixes in _SCANNET_FOLDERS)
-        for name, frames in (("color", colour), ("depth", depth), ("pose", pose)):
-            missing = sorted((colour.keys() | depth.keys() | pose.keys()) - frames.keys())
-            if missing:
-                raise FileNotFoundError(
-                    f"{folder / name}: no file for view {missing[0]!r} ({len(colour)} colour, {len(depth)} depth, "
-                    f"{len(pose)} pose files). Every view needs all three."
-                )
-        poses = {name: read_matrix(path, (4, 4)) for name, path in pose.items()}
-        if not poses:
-            raise ValueError(f"{folder}: it holds no view at all.")
-        tracked = [name for name, matrix in poses.items() if not np.isinf(matrix).any()]
-        if len(tracked) < len(poses):
-            message = f"{folder}: {len(poses) - len(tracked)} of {len(poses)} views have no pose (lost by the tracker)"
-            if not tracked:
+        files = rscan_files(folder) if (folder / RSCAN_INFO).is_file() else scannet_files(folder)
+        poses = files.tracked()
+        if len(poses) < len(files.pose):
+            message = f"{folder}: {len(files.pose) - len(poses)} of {len(files.pose)} views have no pose (lost by the tracker)"
+            if not poses:
                 raise ValueError(f"{message}; no view is left.")
             warnings.warn(f"{message}; they are skipped.", stacklevel=2)
+        tracked = list(poses)
         chosen = [tracked[index] for index in select_views(len(tracked), num_views)]
         for name in chosen:
-            check_pose(poses[name], str(pose[name]))
-        files = [folder / "intrinsic" / f"intrinsic_{name}.txt" for name in ("depth", "color")]
-        depth_camera, colour_camera = ((str(file), read_matrix(file, (3, 3))) for file in files)
+            check_pose(poses[name], str(files.pose[name]))
         return _from_files(
-            [colour[name] for name in chosen],
-            [depth[name] for name in chosen],
+            [files.colour[name] for name in chosen],
+            [files.depth[name] for name in chosen],
             np.stack([poses[name] for name in chosen]),
-            [colour_camera] * len(chosen),
-            depth_camera,
+            [files.cameras["color"]] * len(chosen),
+            files.cameras["depth"],
+            sizes=[files.colour_size] * len(chosen),
             max_image_pixels=max_image_pixels,
         )
 

@@ -2,12 +2,16 @@
 """The single files of which a posed RGB-D scene on disk consists: depth, matrices, cameras, and their names."""
 
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.format import open_memmap
 
 from polyv.processing.still_images import check_pixels, open_image, unreadable
+
+
+RSCAN_INFO = "_info.txt"
+_SCANNET_FOLDERS = (("color", (".jpg", ".jpeg", ".png")), ("depth", (".png",)), ("pose", (".txt",)))
 
 
 def read_depth(path: Path, scale: float, max_pixels: int) -> np.ndarray:
@@ -28,7 +32,72 @@ def read_depth(path: Path, scale: float, max_pixels: int) -> np.ndarray:
     return (np.asarray(image) * np.float64(scale)).astype(np.float32)
 
 
-def list_frames(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+class SceneFiles(NamedTuple):
+    """The files of a scene by view, in order; (where it stands, 3×3 intrinsics) of the cameras "color" and "depth"; (width,
+    height) of the pictures, if that is told."""
+
+    colour: dict[str, Path]
+    depth: dict[str, Path]
+    pose: dict[str, Path]
+    cameras: dict[str, tuple[str, np.ndarray]]
+    colour_size: tuple[int, int] | None = None
+
+    def tracked(self) -> dict[str, np.ndarray]:
+        """The poses of those views that the tracker did not lose."""
+        poses = {name: read_matrix(path, (4, 4)) for name, path in self.pose.items()}
+        return {name: pose for name, pose in poses.items() if not np.isinf(pose).any()}
+
+
+def scannet_files(folder: Path) -> SceneFiles:
+    """The files of a folder of ScanNet's layout. FileNotFoundError where one is missing."""
+    colour, depth, pose = (_list_frames(folder / name, suffixes) for name, suffixes in _SCANNET_FOLDERS)
+    _check_views({folder / "color": colour, folder / "depth": depth, folder / "pose": pose})
+    files = {name: folder / "intrinsic" / f"intrinsic_{name}.txt" for name in ("depth", "color")}
+    cameras = {name: (str(file), read_matrix(file, (3, 3))) for name, file in files.items()}
+    return SceneFiles(colour, depth, pose, cameras)
+
+
+def rscan_files(folder: Path) -> SceneFiles:
+    """The files of 3RScan's unpacked sequence.zip. FileNotFoundError where one is missing.
+
+    As in github.com/WaldJohannaU/3RScan (FAQ.md; c++/rio_lib/src/rio_lib/sequence.cc).
+    """
+    ends = (".color.jpg", ".depth.pgm", ".pose.txt")
+    colour, depth, pose = (
+        {path.name[: -len(end)]: path for path in sorted(folder.glob(f"frame-*{end}"))} for end in ends
+    )
+    _check_views({folder / f"frame-*{end}": frames for end, frames in zip(ends, (colour, depth, pose), strict=True)})
+    info = folder / RSCAN_INFO
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+    told = {key.strip(): value for key, _, value in (line.partition("=") for line in lines)}
+    cameras = {}
+    for camera in ("color", "depth"):
+        key = f"m_calibration{camera.title()}Intrinsic"
+        try:
+            matrix = np.array(told.get(key, "").split(), dtype=np.float64).reshape(4, 4)[:3, :3]
+        except ValueError as error:
+            raise ValueError(f"{info}: {key} is {told.get(key)!r:.80}, expected 16 numbers.") from error
+        cameras[camera] = (f"{info}: {key}", matrix)
+    size = told.get("m_colorWidth", ""), told.get("m_colorHeight", "")
+    if not all(number.strip().isdecimal() for number in size):
+        raise ValueError(f"{info}: m_colorWidth and m_colorHeight are {size!r:.80}, expected two numbers.")
+    return SceneFiles(colour, depth, pose, cameras, (int(size[0]), int(size[1])))
+
+
+def _check_views(frames: dict[Path, dict[str, Path]]) -> None:
+    """Refuse a scene without views, or with a view that lacks a file."""
+    counts = ", ".join(f"{len(files)} {path.name}" for path, files in frames.items())
+    everything = set().union(*frames.values())
+    for path, files in frames.items():
+        if missing := sorted(everything - files.keys()):
+            raise FileNotFoundError(
+                f"{path}: no file for view {missing[0]!r} ({counts} files). Every view needs all three."
+            )
+    if not everything:
+        raise ValueError(f"{next(iter(frames)).parent}: it holds no view at all.")
+
+
+def _list_frames(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """The files of a ScanNet sub-folder by view name, in the order of their numbers."""
     if not folder.is_dir():
         raise FileNotFoundError(

@@ -119,11 +119,64 @@ def test_pictures_of_a_scene_are_not_turned_by_exif(folder, floor):
     assert PosedViews.load(folder).images.shape == floor.images.shape
 
 
+@pytest.fixture
+def sequence(floor, tmp_path):
+    """The floor as 3RScan's sequence.zip has it: PGM of 16 bits, cameras in _info.txt."""
+    folder = tmp_path / "sequence"
+    folder.mkdir()
+    height, width = floor.images.shape[1:3]
+    lines = [f"m_colorWidth = {width}", f"m_colorHeight = {height}", "m_depthShift = 1000"]
+    for name, matrix in (("Color", floor.image_intrinsics[0]), ("Depth", floor.intrinsics[0])):
+        padded = np.eye(4)
+        padded[:3, :3] = matrix
+        lines.append(f"m_calibration{name}Intrinsic = {' '.join(map(str, padded.ravel()))}")
+    (folder / "_info.txt").write_text("\n".join(lines))
+    for view, depth in enumerate(floor.depths_in_millimetres()):
+        Image.fromarray(floor.images[view]).save(folder / f"frame-{view:06d}.color.jpg", quality=100, subsampling=0)
+        Image.fromarray(depth.astype(np.int32)).save(folder / f"frame-{view:06d}.depth.pgm")
+        np.savetxt(folder / f"frame-{view:06d}.pose.txt", floor.poses[view])
+    return folder
+
+
+def test_3rscan_is_read_as_published(sequence, floor):
+    views = PosedViews.load(sequence)
+    assert np.abs(views.images.astype(int) - floor.images).mean() < 2
+    np.testing.assert_allclose(views.depths, floor.depths, atol=6e-4)
+    for name in ("poses", "intrinsics", "image_intrinsics"):
+        np.testing.assert_allclose(getattr(views, name), getattr(floor, name), rtol=1e-6, atol=1e-9)
+    assert len(PosedViews.load(sequence, 2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda text: text.replace("m_calibrationDepthIntrinsic = ", "m_calibrationDepthIntrinsic = x "),
+            "expected 16",
+        ),
+        (lambda text: text.replace("m_calibrationColorIntrinsic", "m_other"), "m_calibrationColorIntrinsic is None"),
+        (lambda text: text.replace("m_colorWidth", "m_width"), "m_colorWidth and m_colorHeight are"),
+        (lambda text: text.replace("m_colorWidth = 1", "m_colorWidth = 2"), "intrinsics are for 2"),
+    ],
+)
+def test_a_bad_info_of_3rscan_is_named(sequence, change, message):
+    info = sequence / "_info.txt"
+    info.write_text(change(info.read_text()))
+    with pytest.raises(ValueError, match=message):
+        PosedViews.load(sequence)
+
+
+def test_a_view_of_3rscan_without_all_three_files_is_refused(sequence):
+    (sequence / "frame-000001.depth.pgm").unlink()
+    with pytest.raises(FileNotFoundError, match=r"frame-\*\.depth\.pgm: no file for view 'frame-000001'"):
+        PosedViews.load(sequence)
+
+
 @pytest.mark.parametrize("missing, said", [("pose/1.txt", "pose"), ("depth/1.png", "depth"), ("color/1.png", "color")])
 def test_a_view_without_all_three_files_is_refused(folder, missing, said):
     (folder / missing).unlink()
     with pytest.raises(
-        FileNotFoundError, match=rf"{said}: no file for view '1' \(.* colour, .* depth, .* pose files\)"
+        FileNotFoundError, match=rf"{said}: no file for view '1' \(\d color, \d depth, \d pose files\)"
     ):
         PosedViews.load(folder)
 
