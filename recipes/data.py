@@ -121,6 +121,9 @@ def read_messages(row: dict[str, Any]) -> list[dict[str, Any]]:
 
     Arrow fills keys that an entry lacks with None: they are dropped. An entry without a medium of its own takes the
     next of the row's column "images", "videos" or "scenes", as TRL's vision datasets have them.
+
+    Raises:
+        RowError: that column holds too few.
     """
     messages = json.loads(row["messages"]) if isinstance(row["messages"], str) else row["messages"]
     columns = {kind: iter(row.get(f"{kind}s") or ()) for kind in MEDIA}
@@ -132,7 +135,13 @@ def read_messages(row: dict[str, Any]) -> list[dict[str, Any]]:
         entries = [{key: value for key, value in entry.items() if value is not None} for entry in content]
         for entry in entries:
             if entry["type"] in MEDIA and len(entry) == 1:
-                entry[entry["type"]] = _read_column(entry["type"], next(columns[entry["type"]]))
+                medium = next(columns[entry["type"]], None)
+                if medium is None:
+                    raise RowError(
+                        f"its messages show one more {entry['type']} than its column {entry['type']}s holds (id "
+                        f"{row.get('id')!r:.80}). If the dataset only names its media, add them first: polyv csqa fill."
+                    )
+                entry[entry["type"]] = _read_column(entry["type"], medium)
         filled.append({"role": message["role"], "content": entries})
     return filled
 

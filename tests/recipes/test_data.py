@@ -120,6 +120,14 @@ def numbered(folder, name: str, count: int) -> str:
     return str(file)
 
 
+def test_a_column_that_holds_too_few_media_is_told():
+    """`StopIteration` would end a training at its first step, as if all were well."""
+    content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Which is larger?"}]
+    row = {"id": "r7", "messages": [{"role": "user", "content": content}], "images": ["one.png"], "videos": None}
+    with pytest.raises(RowError, match=r"show one more image than its column images holds \(id 'r7'\)"):
+        read_messages(row)
+
+
 def test_mixes_by_weight_until_every_source_is_used_up(tmp_path):
     files = [numbered(tmp_path, "a", 200), numbered(tmp_path, "b", 30)]
     assert Counter(name[0] for name in read_mixture(files, None, 0)["id"]) == {"a": 200, "b": 30}
