@@ -11,6 +11,11 @@ _COLOURS = {
     "relation_interaction": "#ee6677",
     "relation_view_dependency": "#aa3377",
 }
+_LICENCES = {
+    "pvsg": "PVSG's graphs annotate videos of VidOR, EPIC-KITCHENS and Ego4D, each with terms of its own.",
+    "action_genome": "Action Genome annotates videos of Charades, which have a licence of their own.",
+    "3dssg": "3DSSG annotates the scans of 3RScan, whose terms of use are to be signed by each user.",
+}
 # As the Hub has them.
 _SIZES = ((100_000, "100K<n<1M"), (10_000, "10K<n<100K"), (1000, "1K<n<10K"), (0, "n<1K"))
 
@@ -62,7 +67,7 @@ def write_card(folder: Path, request: dict[str, Any], statistics: dict[str, Any]
         "",
         "![rows of each template](templates.png)",
         "",
-        "*Text prior*: how many answers of the test split the words of the question alone would give, by the best of six predictors "
+        "*Text prior*: how many answers of the test split (or validation, where there is none) the words of the question alone would give, by the best of six predictors "
         "fitted to the training split. Of questions that name two objects to choose from, half is chance.",
         "",
         "| family | template | shown | needed | rows | answers | most frequent | text prior | example |",
@@ -71,7 +76,7 @@ def write_card(folder: Path, request: dict[str, Any], statistics: dict[str, Any]
         "",
         "## Where it comes from",
         "",
-        *_origin(request, is_world),
+        *_origin(request, statistics),
     ]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -87,18 +92,25 @@ def _line(name: str, template: dict[str, Any]) -> str:
     )
 
 
-def _origin(request: dict[str, Any], is_world: bool) -> list[str]:
-    if is_world:
+def _origin(request: dict[str, Any], statistics: dict[str, Any]) -> list[str]:
+    if request["source"] == "world":
         return [
             f"A simulated world, made for this with seed {request['seed']} at {request['size']} pixels: its graphs are exact, and nothing in it is "
             "of third parties.",
             "",
             f"    polyv csqa build --source world --questions {request['questions']} --seed {request['seed']} --size {request['size']} --out DIR",
         ]
-    return [
-        f"Scene graphs of your own (seed {request['seed']}). See to it that you may share their media before you publish this: the annotations of "
-        "PVSG, Action Genome and 3DSSG/3RScan come with licences that do not cover the media."
+    lines = [
+        f"Scene graphs, asked about with seed {request['seed']}:",
+        "",
+        "| source | scenes | media |",
+        "| --- | --- | --- |",
     ]
+    for name, source in statistics["sources"].items():
+        held = "in here" if source["shared"] else "not in here: `polyv csqa fill` adds those that you have"
+        lines.append(f"| {name} | {source['scenes']} | {held} |")
+    notes = [_LICENCES[name] for name in statistics["sources"] if name in _LICENCES]
+    return [*lines, "", *notes, "See to it that you may share what this holds before you publish it."]
 
 
 def _draw(path: Path, statistics: dict[str, Any]) -> None:

@@ -31,6 +31,19 @@ def _show(args: argparse.Namespace, rest: list[str]) -> None:
     print(*show(args.dataset, args.out, args.samples, args.split, args.seed), sep="\n")
 
 
+def _import(args: argparse.Namespace, rest: list[str]) -> None:
+    from polyv.csqa.importing import import_graphs
+
+    count, faults = import_graphs(args.format, args.source, args.out, args.media)
+    print(f"{args.out}: {count} scene graphs; {faults.to_text()}")
+
+
+def _fill(args: argparse.Namespace, rest: list[str]) -> None:
+    from polyv.csqa.filling import fill
+
+    print(fill(args.dataset, args.media, args.out))
+
+
 def add_csqa(commands, command: Callable) -> None:
     """Add `polyv csqa` to the commands; `command` makes a parser, as `polyv.cli` does."""
     csqa = command(
@@ -63,6 +76,38 @@ interrupted: the same command goes on where it stopped, and ends with the same b
     build.add_argument("--size", metavar="PIXELS", type=int, default=112, help=text)
     build.add_argument("--workers", metavar="W", type=int, help="processes that render (default: one a core)")
     build.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write; it must not exist")
+    load = command(
+        csqa,
+        "import",
+        _import,
+        "read the scene graphs of PVSG, Action Genome or 3DSSG",
+        """\
+Write the scene graphs of published annotations as JSON Lines, for `polyv csqa build --source FILE`. SOURCE is pvsg.json,
+or the folder "annotations" of Action Genome, or a folder of relationships.json, objects.json (3DSSG) and 3RScan.json. The
+folder of the media tells where things show: masks of PVSG (SOURCE/masks), videos of Action Genome (videos/, of which the
+rate of frames is needed), scans of 3RScan. Bad rows are left out, counted and named; a file of another format is refused.""",
+        """\
+  polyv csqa import pvsg data/pvsg.json --media data --out pvsg.jsonl
+  polyv csqa import action_genome dataset/ag/annotations --media dataset/ag --out ag.jsonl
+  polyv csqa import 3dssg data/3DSSG --media data/3RScan --out 3dssg.jsonl""",
+    )
+    load.add_argument("format", metavar="FORMAT", choices=("pvsg", "action_genome", "3dssg"), help="%(choices)s")
+    load.add_argument("source", metavar="SOURCE", type=Path, help="the file, or the folder, of the annotations")
+    load.add_argument("--media", metavar="FOLDER", type=Path, help="folder of the media (default: none at hand)")
+    load.add_argument("--out", metavar="FILE", type=Path, required=True, help="JSON Lines to write; it must not exist")
+    supply = command(
+        csqa,
+        "fill",
+        _fill,
+        "put your media into a dataset that only names them",
+        """\
+Annotations of third parties make datasets without media, which their licences do not let you share. This writes a copy
+that holds them, for training with it yourself.""",
+        "  polyv csqa fill csqa-pvsg --media data --out csqa-pvsg-mine",
+    )
+    supply.add_argument("dataset", metavar="DIR", type=Path, help="a folder that `polyv csqa build` wrote")
+    supply.add_argument("--media", metavar="FOLDER", type=Path, required=True, help="where the graphs' paths start")
+    supply.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write; it must not exist")
     verify = command(
         csqa,
         "verify",

@@ -24,17 +24,17 @@ from tqdm import tqdm
 
 from polyv.csqa.card import write_card
 from polyv.csqa.importers.world import read_world
-from polyv.csqa.media import FEATURES, encode
+from polyv.csqa.media import COLUMNS, FEATURES, encode
+from polyv.csqa.pairing import with_image
 from polyv.csqa.records import SPLITS, SceneRecord, Split, read_records, write_records
 from polyv.csqa.selection import select, text_priors, thin
 from polyv.world.make import alone_in, make_world
 
 
-VERSION = 3  # raise it whenever the same request gives other rows
-_SHARES: dict[Split, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
+VERSION = 4  # raise it whenever the same request gives other rows
+_SHARES: dict[Split, int] = {"train": 8, "validation": 1, "test": 1}
 _QUESTIONS_A_SCENE = 13  # twice as many can be asked: so that rare templates are asked often enough
 _SHARD, _GROUP = 1000, 500  # rows
-_COLUMNS = {"image": "images", "video": "videos", "scene": "scenes"}
 _REQUEST = "request.json"
 
 
@@ -52,7 +52,7 @@ def build(
     Args:
         out: folder to write; it must not exist.
         questions: how many, over all splits: of the world eight of ten for training, one each for validation and test; of
-            graphs of your own as many of each split as it has scenes.
+            graphs of your own as its scenes give them.
         seed: of the world and of the choice. The same call gives the same bytes on the same machine and versions.
         source: "world", which is made for this, or JSON Lines files of scene graphs, whose media's paths start at their folder.
         size: width and height of the world's pictures, pixels.
@@ -77,7 +77,8 @@ def build(
         raise ValueError(f"questions: got {questions}, expected {least} or more.")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed: got {seed}, expected a whole number from 0 to 2**32 - 1.")
-    counts = _counts(questions, _scenes(files))
+    splits = _splits(files) if files else SPLITS
+    counts = _share(questions, _SHARES)
     stamps = [_stamp(file) for file in files]
     partial = out.parent / f".{out.name}.partial"
     partial.mkdir(parents=True, exist_ok=True)
@@ -85,27 +86,37 @@ def build(
         _begin(partial, {**request, "source": stamps or "world"})
         rows: dict[Split, list[dict[str, Any]]] = {}
         refused: Counter[str] = Counter()
-        for split, count in counts.items():
-            folders: dict[str, Path] = {}
+        folders: dict[str, Path] = {}
+        for split in splits:
             if files:
                 sources = [(read_records(file), file.parent) for file in files]
             else:
                 world = partial / "work" / split
-                make_world(world, -(-count // _QUESTIONS_A_SCENE) + 1, seed, size, split, workers, progress)
+                scenes = -(-counts[split] // _QUESTIONS_A_SCENE) + 1
+                make_world(world, scenes, seed, size, split, workers, progress)
                 sources = [(read_world(world), world)]
             records = chain.from_iterable(_note(part, split, folder, folders) for part, folder in sources)
-            graphs = partial / "graphs" / f"{split}.jsonl"
+            graphs = _graphs(partial, split)
             graphs.parent.mkdir(exist_ok=True)
             number = write_records(graphs, _with_bar(records, f"{split} graphs", progress))
-            asked = select(_with_bar(read_records(graphs), f"{split} questions", progress, number), seed, refused)
-            try:
-                rows[split] = thin(asked, count)
-            except ValueError as error:
+            rows[split] = select(
+                _with_bar(read_records(graphs), f"{split} questions", progress, number), seed, refused
+            )
+        available = {split: len(of_split) for split, of_split in rows.items()}
+        if files:
+            counts = _share(questions, available)
+        for split in splits:
+            if counts[split] > available[split]:
                 raise ValueError(
-                    f"questions={questions}: {count} of them should be of the {split} split. {error}"
-                ) from error
-            _write_shards(partial, split, rows[split], graphs, folders, progress)
-        statistics = _statistics(rows, refused)
+                    f"questions={questions}: the {split} scenes give {available[split]}, of all of them {sum(available.values())}. Take "
+                    "more scenes, or ask for fewer questions."
+                )
+            rows[split] = thin(rows[split], counts[split])
+            write_shards(partial, split, rows[split], _graphs(partial, split), folders, progress)
+        for split in [split for split in splits if not rows[split]]:
+            del rows[split]
+            _graphs(partial, split).unlink()
+        statistics = {**_statistics(rows, refused), "sources": _sources([_graphs(partial, split) for split in rows])}
         (partial / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n", encoding="utf-8")
         write_card(partial, {**request, "source": "files" if files else "world"}, statistics)
         shutil.rmtree(partial / "work", ignore_errors=True)
@@ -115,24 +126,28 @@ def build(
     return out
 
 
-def _counts(questions: int, scenes: Mapping[Split, int]) -> dict[Split, int]:
-    """Questions of each split, for as many scenes of each; without any, of the world. The largest remainders are rounded up."""
-    shares = {split: n / sum(scenes.values()) for split in SPLITS if (n := scenes.get(split, 0))} or _SHARES
-    counts = {split: int(questions * share) for split, share in shares.items()}
-    by_remainder = sorted(shares, key=lambda split: counts[split] - questions * shares[split])
+def _graphs(folder: Path, split: Split) -> Path:
+    return folder / "graphs" / f"{split}.jsonl"
+
+
+def _share(questions: int, weights: Mapping[Split, int]) -> dict[Split, int]:
+    """Questions of each split, by their weights. The largest remainders are rounded up."""
+    total = max(sum(weights.values()), 1)
+    counts = {split: questions * weight // total for split, weight in weights.items()}
+    by_remainder = sorted(weights, key=lambda split: -(questions * weights[split] % total))
     for split in by_remainder[: questions - sum(counts.values())]:
         counts[split] += 1
-    return {split: count for split, count in counts.items() if count}
+    return counts
 
 
-def _scenes(files: Sequence[Path]) -> dict[Split, int]:
-    """How many scenes of each split the files hold.
+def _splits(files: Sequence[Path]) -> tuple[Split, ...]:
+    """The splits that the files hold scenes of.
 
     Raises:
         ValueError: a file is none, holds nothing, or a scene stands twice.
     """
     seen: dict[str, Path] = {}
-    counts: Counter[Split] = Counter()
+    found = set()
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(
@@ -142,10 +157,10 @@ def _scenes(files: Sequence[Path]) -> dict[Split, int]:
             if record.scene_id in seen:
                 raise ValueError(f"source={file}: scene {record.scene_id} stands in {seen[record.scene_id]} already.")
             seen[record.scene_id] = file
-            counts[record.split] += 1
-    if files and not seen:
+            found.add(record.split)
+    if not found:
         raise ValueError(f"source={', '.join(map(str, files))}: no scene graph there.")
-    return dict(counts)
+    return tuple(split for split in SPLITS if split in found)
 
 
 def _begin(partial: Path, request: dict) -> None:
@@ -167,18 +182,19 @@ def _stamp(file: Path) -> list:
 def _note(
     records: Iterable[SceneRecord], split: Split, folder: Path, folders: dict[str, Path]
 ) -> Iterator[SceneRecord]:
-    """The records of a split; `folders` gathers where the media of each lie."""
+    """The records of a split, each with an image; `folders` gathers where the media lie of those that may be in the dataset."""
     for record in records:
         if record.split == split:
-            folders[record.scene_id] = folder
-            yield record
+            if record.media.shared:
+                folders[record.scene_id] = folder
+            yield with_image(record)
 
 
 def _with_bar(items: Iterable, desc: str, progress: bool, total: int | None = None) -> Iterator:
     return iter(tqdm(items, desc=desc, total=total, unit="scene", disable=not progress))
 
 
-def _write_shards(
+def write_shards(
     out: Path,
     split: Split,
     rows: list[dict[str, Any]],
@@ -186,7 +202,8 @@ def _write_shards(
     folders: dict[str, Path],
     progress: bool,
 ) -> None:
-    """Write what is missing of a split's files, each whole or not at all; `folders` tells where the media of each scene lie."""
+    """Write what is missing of a split's files, each whole or not at all. `folders` tells where the media of each scene lie;
+    those of others stay out."""
     (out / "data").mkdir(exist_ok=True)
     total = -(-len(rows) // _SHARD)
     paths = [out / "data" / f"{split}-{index:05d}-of-{total:05d}.parquet" for index in range(total)]
@@ -220,18 +237,30 @@ def _table(rows: list[dict[str, Any]], media: dict, folders: dict[str, Path]) ->
     for scene_id, of_scene in groupby(rows, key=lambda row: row["scene_id"]):
         encoded: dict[str, dict[str, Any]] = {}
         for row in of_scene:
-            for kind in row["shown"]:
+            shown = row["shown"] if scene_id in folders else ()
+            for kind in shown:
                 if kind not in encoded:
                     encoded[kind] = encode(kind, media[scene_id], folders[scene_id])
-            columns = {column: [encoded[kind]] if kind in row["shown"] else [] for kind, column in _COLUMNS.items()}
+            columns = {column: [encoded[kind]] if kind in shown else [] for kind, column in COLUMNS.items()}
             filled.append({**row, **columns})
     return pa.Table.from_pylist(filled, schema=FEATURES.arrow_schema)
+
+
+def _sources(graphs: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Of each source: its scenes, and whether their media are in the dataset."""
+    sources: dict[str, dict[str, Any]] = {}
+    for record in chain.from_iterable(map(read_records, graphs)):
+        source = sources.setdefault(record.source, {"scenes": 0, "shared": record.media.shared})
+        source["scenes"] += 1
+        source["shared"] &= record.media.shared
+    return sources
 
 
 def _statistics(rows: dict[Split, list[dict[str, Any]]], refused: Counter[str]) -> dict[str, Any]:
     """Per template: rows of each split, answers, and what the words of the question alone tell."""
     everything = [row for split in rows.values() for row in split]
-    priors = text_priors(rows["train"], rows["test"]) if {"train", "test"} <= rows.keys() else {}
+    held_out = rows.get("test") or rows.get("validation")
+    priors = text_priors(rows["train"], held_out) if "train" in rows and held_out else {}
     templates = {}
     for name in dict.fromkeys(row["template"] for row in sorted(everything, key=lambda row: row["family"])):
         of_it = [row for row in everything if row["template"] == name]
@@ -251,4 +280,4 @@ def _statistics(rows: dict[Split, list[dict[str, Any]]], refused: Counter[str]) 
     }
 
 
-__all__ = ["build"]
+__all__ = ["build", "write_shards"]

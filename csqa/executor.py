@@ -23,9 +23,13 @@ _OPPOSITES = {
     "no": ("yes",),
     "left": ("right",),
     "right": ("left",),
+    "before": ("after",),
+    "after": ("before",),
     "ahead": ("behind",),
     "front": ("behind",),
 }
+# Seconds between two events of which one can tell the order, and from when one holds, or no longer does.
+_SECONDS_APART = 0.5
 _DIRECTIONS = ("left", "right", "towards", "away")
 
 
@@ -210,11 +214,15 @@ class _Execution:
     # --- events
 
     def _events(self, node: programs.SomeEvents) -> list[_Event]:
+        if node.predicate is not None and not self.record.tells_of(node.predicate):
+            raise IllPosedError("the graph does not tell of {}", node.predicate)
+        return self._told(node)
+
+    def _told(self, node: programs.SomeEvents) -> list[_Event]:
+        """The events that the graph tells of, be it all there are or not."""
         subject = None if node.subject is None else self.value(node.subject)
         target = None if node.target is None else self.value(node.target)
         self._refuse_doubt(node.predicate, subject, target)
-        if node.predicate is not None and not self.record.tells_of(node.predicate):
-            raise IllPosedError("the graph does not tell of {}", node.predicate)
         after = None if node.after is None else self.value(node.after).start
         before = None if node.before is None else self.value(node.before).start
         found = [
@@ -225,7 +233,10 @@ class _Execution:
             and (target is None or event.target is target)
             and (after is None or event.start > after)
             and (before is None or event.start < before)
+            and event.relation.view == node.at
         ]
+        if node.at is not None:
+            self.looks.used_views.setdefault(node.at)
         return sorted(found, key=lambda event: event.start)
 
     def _all_events(self) -> list[_Event]:
@@ -241,7 +252,9 @@ class _Execution:
                 raise IllPosedError("a viewer may doubt what {} does", thing.name)
 
     def _nth(self, node: programs.Nth) -> _Event:
-        events = self.value(node.of)
+        # When two things are first seen so is told; what else is so, only where all is.
+        named = node.of.subject is not None and node.of.target is not None
+        events = self._told(node.of) if named else self._events(node.of)
         if not -len(events) <= node.index < len(events):
             raise IllPosedError("there are {} such events, none of index {}", len(events), node.index)
         event = events[node.index]
@@ -278,6 +291,27 @@ class _Execution:
 
     def _predicate(self, node: programs.Predicate) -> str:
         return self.value(node.of).relation.predicate
+
+    def _order(self, node: programs.Order) -> str:
+        one, other = self.value(node.one), self.value(node.other)
+        if one.relation.start is None or other.relation.start is None:
+            raise IllPosedError("when it happens is not known")
+        if abs(one.start - other.start) < _SECONDS_APART:
+            raise IllPosedError("both happen at nearly the same time")
+        return "before" if one.start < other.start else "after"
+
+    def _holds(self, node: programs.Holds) -> str:
+        last = self.looks.last_second()
+        at = 0.0 if node.at == "start" else last if node.at == "end" else self.looks.image_second()
+        if at is None or last is None:
+            raise IllPosedError("when the {} is, is not known", node.at)
+        early, late = max(at - _SECONDS_APART, 0.0), min(at + _SECONDS_APART, last)
+        for event in self._events(node.of):
+            end = last if event.relation.end is None else event.relation.end
+            if event.start <= late and end >= early:
+                self._use_event(event)
+                return sure("yes" if event.start <= early and end >= late else None, "it is about to change")
+        return "no"
 
     def _side(self, node: programs.Side) -> str:
         return sure(sight.side_of(self._bearing(node)), "too near to straight ahead or behind")

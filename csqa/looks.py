@@ -2,7 +2,8 @@
 """How the objects of a scene show in its pictures, as far as the graph tells, or why a question about it is ill-posed."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from itertools import pairwise
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from polyv.csqa.records import Appearance, Camera, SceneObject, SceneRecord
 _FRAMES_APART = 3
 # Frames for which an object must be away to have gone out of view.
 _AWAY = 2
+# Seconds between frames, of which one may tell what is so in between.
+_GAP = 0.5
 
 _Value = TypeVar("_Value")
 Comparison = Callable[[SceneObject, SceneObject], bool]
@@ -49,7 +52,9 @@ class Looks:
             raise IllPosedError("how {} shows at {} is not known", thing.name, at)
         if isinstance(at, int):
             self.used_views.setdefault(at)
-        return looks[index]
+        if not isinstance(at, int) and not self._is_told_at(at):
+            raise IllPosedError("nothing is told of the {} of the video", at)
+        return known(looks[index], f"look in the {at} frame", thing)
 
     def clear(self, thing: SceneObject, at: Picture) -> Appearance:
         """The same. IllPosedError, too, where the object is not in plain view."""
@@ -99,7 +104,9 @@ class Looks:
         return lambda one, other: seen[one.id][0] - seen[other.id][1] >= _FRAMES_APART
 
     def reappears(self, thing: SceneObject) -> bool:
-        """Whether it goes out of view and comes back. IllPosedError where it is away for a moment only."""
+        """Whether it goes out of view and comes back. IllPosedError where it is, or may be, away for a moment only."""
+        if any(after - before > _GAP for before, after in pairwise(self.record.times or ())):
+            raise IllPosedError("what happens between the frames that are told of is not known")
         states = self._states(thing)[self._first(thing, "in") : self._last(thing, "in")]
         away = longest = 0
         for state in states:
@@ -109,13 +116,26 @@ class Looks:
             raise IllPosedError("{} is out of view for a moment only", thing.name)
         return longest > 0
 
+    def _is_told_at(self, at: Literal["start", "end"]) -> bool:
+        times, last = self.record.times, self.last_second()
+        if times is None or last is None:
+            return True
+        return times[0] <= _GAP if at == "start" else last - times[-1] <= _GAP
+
     def last_second(self) -> float | None:
         """When the video ends, if that is known."""
         record = self.record
+        if record.duration is not None:
+            return record.duration
         if record.times:
             return record.times[-1]
         frames = max((max(len(thing.track), len(thing.in_video)) for thing in record.objects), default=0)
         return record.seconds(frames - 1) if record.fps and frames else None
+
+    def image_second(self) -> float | None:
+        """When in the video the image was taken, if it is one of its frames and that is known."""
+        frame, fps = self.record.media.image_frame, self.record.fps
+        return None if frame is None or fps is None else frame / fps
 
     def _video_camera(self, index: int) -> Camera | None:
         cameras = self.record.video_cameras
@@ -124,9 +144,13 @@ class Looks:
         return cameras[index if len(cameras) > 1 else 0]
 
     def _states(self, thing: SceneObject) -> list[str]:
-        """Of each frame: in plain view, partly, or out of view."""
+        """Of each frame: in plain view, out of view, or neither for sure."""
         return [
-            "out" if sight.is_hidden(look) else "in" if sight.is_clear(look, self._video_camera(i)) else "partly"
+            "in"
+            if sight.is_clear(look, self._video_camera(i))
+            else "out"
+            if look and sight.is_hidden(look)
+            else "partly"
             for i, look in enumerate(thing.in_video)
         ]
 

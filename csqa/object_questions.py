@@ -41,7 +41,7 @@ def still_on(scene: Scene) -> Iterator[Proposal]:
     """Whether an object rests on at the end what it rested on at the start."""
     for thing in scene.clear("image", "video"):
         under = scene.support(thing)
-        if scene.camera_stands and under is not None:
+        if scene.camera_stands and under is not None and not scene.record.media.image_frame:
             program = Whether(one=RestsOn(of=refer(thing), at="start"), other=RestsOn(of=refer(thing), at="end"))
             yield Proposal({"a": thing.name, "under": under}, program)
 
@@ -73,7 +73,8 @@ def seen_in_view(scene: Scene) -> Iterator[Proposal]:
     """Whether an object of the picture shows in a view of the scene."""
     for thing in scene.clear("image", "scene"):
         for view in scene.views():
-            yield Proposal({"a": thing.name, "view": ORDINALS[view]}, Seen(of=refer(thing), at=view))
+            if view != scene.record.media.image_view:
+                yield Proposal({"a": thing.name, "view": ORDINALS[view]}, Seen(of=refer(thing), at=view))
 
 
 def direction(scene: Scene) -> Iterator[Proposal]:

@@ -106,7 +106,10 @@ class Extreme(Record):
 
 
 class SomeEvents(Record):
-    """The relations of a predicate, subject and target, by when they start; `after` and `before` another one's start."""
+    """The relations of a predicate, subject and target, by when they start; `after` and `before` another one's start.
+
+    Those seen at one posed view where `at` is given, else those that the viewpoint is of no matter to.
+    """
 
     op: Literal["events"] = "events"
     predicate: str | None = None
@@ -114,6 +117,7 @@ class SomeEvents(Record):
     target: Object | None = None
     after: Event | None = None
     before: Event | None = None
+    at: NonNegativeInt | None = None
 
 
 class Nth(Record):
@@ -204,6 +208,22 @@ class Predicate(Record):
     of: Event
 
 
+class Order(Record):
+    """Before or after: when one event starts, next to when another one does."""
+
+    op: Literal["order"] = "order"
+    one: Event
+    other: Event
+
+
+class Holds(Record):
+    """Whether one of the events is going on at a moment of the video, or in a frame of it that is the image: yes or no."""
+
+    op: Literal["holds"] = "holds"
+    of: Events
+    at: Literal["image", "start", "end"]
+
+
 class Side(Record):
     """Left or right: where `target` is for somebody who stands at one object and faces another."""
 
@@ -289,6 +309,8 @@ Word = Annotated[
     | Count
     | Any
     | Predicate
+    | Order
+    | Holds
     | Side
     | Ahead
     | Beside

@@ -15,8 +15,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 Vector = tuple[float, float, float]
 Box = tuple[float, float, float, float]
+Matrix = tuple[Box, ...]
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+SURROUNDINGS = ("floor", "ground", "wall", "ceiling")
 
 
 class Record(BaseModel):
@@ -26,10 +28,10 @@ class Record(BaseModel):
 
 
 class Camera(Record):
-    """One pinhole camera. `pose` is camera-to-world, row-major 4×4; `intrinsics` is row-major 3×3 in pixels."""
+    """One pinhole camera. `pose` is camera-to-world, row-major 4×4; `intrinsics` is row-major 3×3 in pixels. None: not known."""
 
-    pose: tuple[tuple[float, float, float, float], ...]
-    intrinsics: tuple[Vector, ...]
+    pose: Matrix | None = None
+    intrinsics: tuple[Vector, ...] | None = None
     width: int
     height: int
 
@@ -59,7 +61,7 @@ class SceneObject(Record):
         extent: its full size along the world's axes at the start.
         track: its centre at each of the record's `times`.
         in_image: how it shows in the image.
-        in_video: how it shows at each of the record's `times`.
+        in_video: how it shows at each of the record's `times`; None where nobody looked.
         in_views: how it shows in each posed view.
         doubtful: predicates of which a viewer of the media may think otherwise than the relations say: a hit too faint to see,
             a near miss that looks like one. Nothing is asked about these.
@@ -73,7 +75,7 @@ class SceneObject(Record):
     extent: Vector | None = None
     track: tuple[Vector, ...] = ()
     in_image: Appearance | None = None
-    in_video: tuple[Appearance, ...] = ()
+    in_video: tuple[Appearance | None, ...] = ()
     in_views: tuple[Appearance, ...] = ()
     doubtful: tuple[str, ...] = ()
 
@@ -88,7 +90,8 @@ class Relation(Record):
 
     Attributes:
         subject: id of an object.
-        predicate: such as "on", "hits", "holding".
+        predicate: such as "on", "hits", "holding". Questions say "is" before it, but of the world's own ("hits", "moves",
+            "falls_from", "rolls_down").
         object: id of an object, or a word for what is none ("floor"); None where the predicate takes none ("moves").
         start: seconds; None where it holds from the start.
         end: seconds; None where it holds to the end.
@@ -110,8 +113,11 @@ class Media(Record):
         image: a picture, or the video or the folder of views that it is taken from.
         video: a video file.
         scene: posed RGB-D views, as `PosedViews.load` reads them.
-        image_frame: which frame of the video the image is, if it is one.
-        image_view: which of the views the image is, if it is one.
+        image_frame: which frame of the video the image is, if it is one. Where `image` names the video, it is taken from there.
+        image_view: which of the views the image is, if it is one. Where `image` names the scene, it is taken from there.
+        num_views: so many of the scene's views, spread evenly, are meant (see `PosedViews.load`); None: all.
+        alignment: rigid motion (4×4) from the world of the scene's files to the record's; None: they are the same.
+        shared: whether a dataset may hold the files; False for those of third parties, which it only names.
     """
 
     image: str | None = None
@@ -119,6 +125,9 @@ class Media(Record):
     scene: str | None = None
     image_frame: int | None = None
     image_view: int | None = None
+    num_views: int | None = None
+    alignment: Matrix | None = None
+    shared: bool = True
 
 
 class SceneRecord(Record):
@@ -132,11 +141,13 @@ class SceneRecord(Record):
         objects: all that are annotated.
         relations: between them.
         fps: frames a second of the video.
+        duration: seconds of the video; None: up to the last frame that anything is told of.
         times: seconds of the frames that `track` and `in_video` tell of; None: of every frame, from 0.
         image_camera: of the image.
         video_cameras: of the frames of `times`; one where the camera stands still.
         view_cameras: of the posed views.
-        predicates: all that were annotated: what relations do not tell of these did not happen. None: those in `relations`.
+        predicates: all of which every instance was annotated: what relations do not tell of these did not happen. None: those
+            in `relations`.
         surroundings: what relations may name as objects without its being one.
         foreseeable: predicates of which the image tells whether they will happen in the video, as with a ball on a ramp.
         provenance: whatever leads back to the annotation, such as a seed or a row.
@@ -149,12 +160,13 @@ class SceneRecord(Record):
     objects: tuple[SceneObject, ...]
     relations: tuple[Relation, ...] = ()
     fps: float | None = None
+    duration: float | None = None
     times: tuple[float, ...] | None = None
     image_camera: Camera | None = None
     video_cameras: tuple[Camera, ...] = ()
     view_cameras: tuple[Camera, ...] = ()
     predicates: tuple[str, ...] | None = None
-    surroundings: tuple[str, ...] = ("floor", "ground", "wall", "ceiling")
+    surroundings: tuple[str, ...] = SURROUNDINGS
     foreseeable: tuple[str, ...] = ()
     provenance: dict[str, str | int | float] = {}
 
@@ -247,6 +259,7 @@ def first_fault(error: ValidationError) -> str:
 
 __all__ = [
     "SPLITS",
+    "SURROUNDINGS",
     "Appearance",
     "Box",
     "Camera",

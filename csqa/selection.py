@@ -56,13 +56,7 @@ def select(records: Iterable[SceneRecord], seed: int, refused: Counter[str] | No
 
 
 def thin(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """`count` of the rows, in their order: of the templates that have most, the first ones only.
-
-    Raises:
-        ValueError: there are fewer.
-    """
-    if len(rows) < count:
-        raise ValueError(f"The scenes give {len(rows)}. Take more scenes, or ask for fewer questions.")
+    """`count` of the rows, which must be as many, in their order: of the templates that have most, the first ones only."""
     available = Counter(row["template"] for row in rows)
     quota = max(quota for quota in range(count + 1) if sum(min(n, quota) for n in available.values()) <= count)
     spare = count - sum(min(n, quota) for n in available.values())
@@ -113,7 +107,7 @@ def _candidate(question: Question) -> _Candidate:
     slots, answer = question.proposal.slots, question.answer.answer
     kinds = {slots[slot]: slots[slot].split()[-1] for slot in _NAMES if slot in slots}
     told = sorted(kinds[slots[slot]] for slot in ("a", "b") if slot in slots)
-    given = " ".join([*told, *([slots["under"]] if "under" in slots else [])])
+    given = " ".join([*told, *(slots[slot] for slot in ("under", "p", "q") if slot in slots)])
     return _Candidate(question, kinds.get(answer, answer), given)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pyarrow.parquet as pq
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from polyv.csqa.media import COLUMNS, video_frames
 from polyv.csqa.records import Appearance, SceneRecord, read_records
 from polyv.csqa.templates import FAMILIES
 
@@ -90,7 +90,7 @@ def _draw(block: SubFigure, row: dict[str, Any], record: SceneRecord) -> None:
         axis.set_title(title, fontsize=7, color=_QUIET, pad=2)
         axis.imshow(pixels, interpolation="lanczos")
         for number, name in enumerate(support["objects"]):
-            box = looks.get(name, Appearance()).box
+            box = (looks.get(name) or Appearance()).box
             if box is not None:
                 x0, y0, x1, y1 = box
                 mark = _MARKS[number % len(_MARKS)]
@@ -110,20 +110,25 @@ def _draw(block: SubFigure, row: dict[str, Any], record: SceneRecord) -> None:
 
 def _pictures(
     row: dict[str, Any], record: SceneRecord, views: list[int]
-) -> Iterator[tuple[np.ndarray, str, dict[str, Appearance]]]:
-    """What the question shows, one picture after the other, at most a line of them; with how each object shows."""
+) -> Iterator[tuple[np.ndarray, str, dict[str, Appearance | None]]]:
+    """What the question shows, one picture after the other, at most a line of them; with how each object shows. Nothing of
+    media that the dataset does not hold."""
     things = record.objects
     free = _COLUMNS
     for kind in row["shown"]:
+        if not row[COLUMNS[kind]]:
+            continue
         if kind == "image":
-            looks = {thing.id: thing.in_image for thing in things if thing.in_image is not None}
-            yield _opened(row["images"][0]["bytes"]), "image", looks
+            yield _opened(row["images"][0]["bytes"]), "image", {thing.id: thing.in_image for thing in things}
             free -= 1
         elif kind == "video":
-            frames = _frames(row["videos"][0]["bytes"])
-            for index in np.linspace(0, len(frames) - 1, free).round().astype(int).tolist():
-                looks = {thing.id: thing.in_video[index] for thing in things if index < len(thing.in_video)}
-                yield frames[index], f"video, frame {index + 1}", looks
+            frames = list(video_frames(io.BytesIO(row["videos"][0]["bytes"])))
+            last = (len(frames) if record.times is None else len(record.times)) - 1
+            for entry in np.linspace(0, last, free).round().astype(int).tolist():
+                looks = {thing.id: thing.in_video[entry] for thing in things if entry < len(thing.in_video)}
+                index = entry if record.times is None else round(record.times[entry] * (record.fps or 1))
+                if index < len(frames):
+                    yield frames[index], f"video, frame {index + 1}", looks
         else:
             pictures = [_opened(view["bytes"]) for view in row["scenes"][0]["views"]]
             for index in range(min(free, len(pictures))):
@@ -133,11 +138,6 @@ def _pictures(
 
 def _opened(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-
-
-def _frames(content: bytes) -> list[np.ndarray]:
-    with av.open(io.BytesIO(content)) as container:
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]  # type: ignore[union-attr]
 
 
 __all__ = ["show"]

@@ -49,7 +49,8 @@ class Scene:
 
     def clear(self, *media: Medium) -> list[SceneObject]:
         """Objects that one can name, fixtures left out, in plain view in each of the media."""
-        return [thing for thing in self._named if all(self._is_clear(thing, medium) for medium in media)]
+        things = [thing for thing in self.named if not thing.fixture]
+        return [thing for thing in things if all(self._is_clear(thing, medium) for medium in media)]
 
     def pairs(self, *media: Medium) -> list[tuple[SceneObject, ...]]:
         """Pairs of them, in either order."""
@@ -92,9 +93,10 @@ class Scene:
         return len({camera.pose for camera in self.record.video_cameras}) <= 1
 
     @cached_property
-    def _named(self) -> list[SceneObject]:
+    def named(self) -> list[SceneObject]:
+        """Objects that have a name to themselves."""
         names = Counter(thing.name for thing in self.record.objects)
-        things = [thing for thing in self.record.objects if names[thing.name] == 1 and not thing.fixture]
+        things = [thing for thing in self.record.objects if names[thing.name] == 1]
         return [things[i] for i in self.rng.permutation(len(things))]
 
     @cached_property
@@ -175,7 +177,7 @@ def either(*things: SceneObject) -> programs.Those:
 
 
 def events(
-    predicate: str, subject: SceneObject | None = None, target: SceneObject | None = None, **more: Any
+    predicate: str | None, subject: SceneObject | None = None, target: SceneObject | None = None, **more: Any
 ) -> programs.SomeEvents:
     """Relations of a predicate, of a named subject and target."""
     return programs.SomeEvents(

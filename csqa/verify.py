@@ -1,6 +1,7 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """`polyv csqa verify`: execute every program of a dataset again, on the scene graphs that come with it."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from polyv.csqa.looks import IllPosedError
 from polyv.csqa.programs import QuestionProgram
 from polyv.csqa.questions import TEMPLATES
 from polyv.csqa.records import SPLITS, SceneObject, SceneRecord, first_fault, read_records
-from polyv.csqa.templates import ORDINALS, Scene, refer
+from polyv.csqa.templates import ORDINALS, Scene, Template, refer
 
 
 _COLUMNS = (
@@ -132,7 +133,7 @@ def verify_pixels(folder: str | Path, scenes: int, seed: int = 0, progress: bool
             )
         pixels = Pixels(record.split, int(told["seed"]), int(told["index"]), view.width)
         for row in rows[scene_id]:
-            slots = _slots(row)
+            slots = _slots(row, record)
             try:
                 answer = None if slots is None else derive(row["template"], slots, pixels)
             except ValueError as error:
@@ -145,12 +146,19 @@ def verify_pixels(folder: str | Path, scenes: int, seed: int = 0, progress: bool
     return Report(checked, mismatches)
 
 
-def _slots(row: dict[str, Any]) -> dict[str, str] | None:
-    """The words of a question that its wording leaves open."""
+def _slots(row: dict[str, Any], record: SceneRecord) -> dict[str, str] | None:
+    """The words of a question that its wording leaves open; where one could part them in several ways, those that the scene holds."""
+    names = {thing.name for thing in record.objects}
+    predicates = {relation.predicate for relation in record.relations}
+    known = {**dict.fromkeys(_OBJECTS, names), **dict.fromkeys(_PREDICATES, predicates)}
+    found = None
     for wording in _TEMPLATES[row["template"]].wordings:
-        if found := re.fullmatch(_pattern(wording), row["question"]):
-            return found.groupdict()
-    return None
+        if match := re.fullmatch(_pattern(wording, {}), row["question"]):
+            found = match.groupdict()
+            if any(word not in known.get(slot, (word,)) for slot, word in found.items()):
+                match = re.fullmatch(_pattern(wording, known), row["question"])
+                found = match.groupdict() if match else found
+    return found
 
 
 def check_row(row: dict[str, Any], record: SceneRecord) -> str | None:
@@ -194,7 +202,7 @@ def _check_text(row: dict[str, Any]) -> str | None:
 
 def _check_words(row: dict[str, Any], record: SceneRecord) -> str | None:
     """Whether the question's words stand for what its program is about, each in its role."""
-    slots = _slots(row)
+    slots = _slots(row, record)
     if slots is None:
         return f"the question {row['question']!r} is no wording of its template"
     named = {thing.name: thing for thing in record.objects}
@@ -202,11 +210,9 @@ def _check_words(row: dict[str, Any], record: SceneRecord) -> str | None:
         if slot in slots and slots[slot] not in named:
             return f"the question names {slots[slot]!r}, which the scene does not hold"
     scene = Scene(record, np.random.default_rng(0))
-    template = row["template"]
-    if template not in _SHAPES:
-        proposal = next(iter(_TEMPLATES[template].propose(scene)))
-        _SHAPES[template] = _shape(QuestionProgram(answer=proposal.program), proposal.slots, named)
-    if _shape(QuestionProgram.model_validate_json(row["program"]), slots, named) != _SHAPES[template]:
+    parts = {slot: _part(slot, word, named) for slot, word in slots.items() if slot != "under"}
+    program = QuestionProgram.model_validate_json(row["program"]).model_dump_json(exclude_none=True)
+    if program != _expected(_TEMPLATES[row["template"]], parts, scene, named):
         return f"the question {row['question']!r} is about something else than its program"
     if "under" in slots and scene.support(named[slots["a"]]) != slots["under"]:
         return f"the question says that the {slots['a']} rests on the {slots['under']}"
@@ -214,19 +220,37 @@ def _check_words(row: dict[str, Any], record: SceneRecord) -> str | None:
 
 
 _OBJECTS = ("a", "b", "c")
-_SHAPES: dict[str, str] = {}  # of the templates whose programs were looked at
+_PREDICATES = ("p", "q")
+_SHAPES: dict[str, str] = {}  # programs of templates, with the names of slots in place of what stands there
 
 
-def _shape(program: QuestionProgram, slots: dict[str, str], named: dict[str, SceneObject]) -> str:
-    """A program with its slots in place of what they stand for: the same for all questions of a template."""
-    text = program.model_dump_json(exclude_none=True)
-    for slot in _OBJECTS:
-        if slot in slots:
-            text = text.replace(refer(named[slots[slot]]).model_dump_json(exclude_none=True), f"<{slot}>")
-    for slot in ("view", "other"):
-        if slot in slots:
-            text = re.sub(rf'"at":{ORDINALS.index(slots[slot])}\b', f'"at":<{slot}>', text)
-    return text
+def _expected(template: Template, parts: dict[str, str], scene: Scene, named: dict[str, SceneObject]) -> str | None:
+    """The program of the question that has these words in its slots; None if the scene gives no such question."""
+    if template.name not in _SHAPES:
+        for proposal in template.propose(scene):
+            those = {slot: _part(slot, word, named) for slot, word in proposal.slots.items() if slot != "under"}
+            program = QuestionProgram(answer=proposal.program).model_dump_json(exclude_none=True)
+            if those == parts:
+                return program
+            if len(set(those.values())) == len(those):
+                for slot, part in those.items():
+                    program = re.sub(
+                        rf"{re.escape(part)}\b" if part[-1].isdigit() else re.escape(part), f"<{slot}>", program
+                    )
+                _SHAPES[template.name] = program
+                break
+        else:
+            return None
+    return re.sub(r"<(\w+)>", lambda found: parts.get(found[1], ""), _SHAPES[template.name])
+
+
+def _part(slot: str, word: str, named: dict[str, SceneObject]) -> str:
+    """What stands in a program for a word of its question."""
+    if slot in _OBJECTS:
+        return refer(named[word]).model_dump_json(exclude_none=True)
+    if slot in ("view", "other"):
+        return f'"at":{ORDINALS.index(word)}' if word in ORDINALS else word
+    return f'"predicate":{json.dumps(word)}'
 
 
 def _check_files(files: list[Path]) -> None:
@@ -238,16 +262,19 @@ def _check_files(files: list[Path]) -> None:
         )
 
 
-def _pattern(wording: str) -> str:
-    """A wording, with words in place of its slots, the same in the same one."""
+def _pattern(wording: str, known: dict[str, set[str]]) -> str:
+    """A wording, with words in place of its slots (any, or those known), the same in the same one."""
     seen: set[str] = set()
     pattern = ""
     for part in re.split(r"(\{\w+\})", wording):
         name = part[1:-1]
         if not part.startswith("{"):
             pattern += re.escape(part)
+        elif name in seen:
+            pattern += f"(?P={name})"
         else:
-            pattern += f"(?P={name})" if name in seen else f"(?P<{name}>.+?)"
+            words = "|".join(map(re.escape, sorted(known[name]))) if name in known else ".+?"
+            pattern += f"(?P<{name}>{words})"
             seen.add(name)
     return pattern
 

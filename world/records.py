@@ -15,6 +15,7 @@ class WorldObject(SceneObject):
     position: Vector
     extent: Vector
     in_image: Appearance
+    in_video: tuple[Appearance, ...] = ()
     in_moved: Appearance
 
 

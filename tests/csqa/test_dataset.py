@@ -197,7 +197,7 @@ def test_the_same_request_gives_the_same_bytes_however_often_it_is_killed(csqa, 
 
     # While rendering a later split, between two files, before the card, before the move.
     for owner, step in (
-        (dataset, "_write_shards"),
+        (dataset, "write_shards"),
         (dataset, "text_priors"),
         (dataset, "write_card"),
         (dataset.shutil, "rmtree"),
@@ -266,8 +266,6 @@ def test_thinning_keeps_templates_level(records):
     before, after = (Counter(row["template"] for row in some) for some in (rows, kept))
     most = max(after.values())
     assert all(after[name] == min(count, most) or after[name] == most - 1 for name, count in before.items())
-    with pytest.raises(ValueError, match=r"The scenes give \d+\. Take more scenes, or ask for fewer questions"):
-        thin(rows, 100_000)
 
 
 def test_the_words_of_a_question_tell_little_of_its_answer(records):
@@ -328,7 +326,7 @@ def test_bad_sources_are_named(world, records, tmp_path):
         ([one, one], ValueError, r"source=.*one\.jsonl: scene validation-000000 stands in .*one\.jsonl already"),
         ([world / "none.jsonl"], ValueError, r"source=.*none\.jsonl: no scene graph there"),
         ([world], FileNotFoundError, r"source=.*: no such file"),
-        ([one], ValueError, r"questions=5000: 5000 of them should be of the validation split\. The scenes give \d+"),
+        ([one], ValueError, r"questions=5000: the validation scenes give (\d+), of all of them \1\. Take more scenes"),
     ]:
         with pytest.raises(error, match=message):
             build(tmp_path / "out", 5000, 0, source, progress=False)
