@@ -128,10 +128,10 @@ Ask a model one question about any number of images, videos and scenes, and prin
 them.
 
 An image is a file that Pillow reads. A video is a file that FFmpeg's libraries read. A scene is a folder in ScanNet's
-layout (color/, depth/ in 16-bit millimetres, pose/ camera-to-world, intrinsic/) or 3RScan's (an unpacked sequence.zip),
-or a nerfstudio `transforms.json` with depth and undistorted pictures; see `PosedViews` in the README. A model other than
-PolyV sees a scene's views as plain images; one of another family than Qwen2.5-VL gets a video as frames, 2 a second, of
-which it takes its pick, or at most 32 of them as images where it knows no videos.""",
+layout (color/, depth/ in 16-bit millimetres, pose/ camera-to-world, intrinsic/), in 3RScan's (sequence.zip unpacked),
+or a nerfstudio `transforms.json` with depth and undistorted pictures; see `PosedViews` in the README. A model other
+than PolyV sees a scene's views as plain images; one of another family than Qwen2.5-VL gets a video as frames, 2 a
+second, of which it takes its pick, or at most 32 of them as images where it knows no videos.""",
         """\
   polyv ask --image photo.jpg "What colour is the cup?"
   polyv ask --model runs/mine --video clip.mp4 --scene scan/ "Is the room in the video the scanned one?"
