@@ -57,12 +57,14 @@ def write_card(folder: Path, request: dict[str, Any], statistics: dict[str, Any]
         "| column | |",
         "| --- | --- |",
         "| `messages`, `images`, `videos`, `scenes` | a conversation, and the media that it shows, in TRL's convention |",
+        "| `plain`, `wording` | the question in the words of its template, and whose words `question` has |",
         "| `question`, `answer`, `distractors` | the text, the true answer, and others that are true of something else in the scene |",
         "| `family`, `template` | the kind of question |",
         "| `shown`, `needed` | the media shown, and the one that the answer comes from: where it is not shown, it has to be inferred |",
         "| `program`, `support` | JSON: how the answer is computed, and the objects, relations, times and views that it rests on |",
         "| `scene_id`, `provenance` | which scene, and where it comes from; its graph is in `graphs/` |",
         "",
+        *_words(statistics.get("wording")),
         "## Templates",
         "",
         "![rows of each template](templates.png)",
@@ -79,6 +81,20 @@ def write_card(folder: Path, request: dict[str, Any], statistics: dict[str, Any]
         *_origin(request, statistics),
     ]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _words(wording: dict[str, Any] | None) -> list[str]:
+    """What the card says of a language model's words."""
+    if wording is None:
+        return []
+    rejected = wording["rejected"]
+    causes = ", ".join(f"{cause} {count}" for cause, count in rejected.items())
+    return [
+        f"{wording['taken']} in the words of {wording['by']}, which was not told the answers; each was read back by a second request, as a question "
+        f"with the same answer, resting on the same objects. {sum(rejected.values())} wordings did not hold{f' ({causes})' if causes else ''}: there "
+        "the template's words stand. `plain` is always the template's question.",
+        "",
+    ]
 
 
 def _line(name: str, template: dict[str, Any]) -> str:

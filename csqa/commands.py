@@ -10,7 +10,10 @@ def _build(args: argparse.Namespace, rest: list[str]) -> None:
     from polyv.csqa.dataset import build
 
     source = args.source[0] if args.source == ["world"] else args.source
-    print(f"seed {args.seed}\n{build(args.out, args.questions, args.seed, source, args.size, args.workers)}")
+    wording = {"wording": args.wording, "cache": args.wording_cache, "concurrency": args.concurrency}
+    print(
+        f"seed {args.seed}\n{build(args.out, args.questions, args.seed, source, args.size, args.workers, **wording)}"
+    )
 
 
 def _verify(args: argparse.Namespace, rest: list[str]) -> None:
@@ -63,10 +66,15 @@ CSQA: questions across images, videos and 3D scenes, whose answers programs comp
 Write DIR: Parquet files that `datasets.load_dataset` reads and `polyv train` takes, the scene graphs that the answers
 come from, and a card. From the simulated world, which is made for this, or from scene graphs of your own: JSON Lines
 of `polyv.csqa.records.SceneRecord`, with media paths relative to the file. Uses all cores to render. May be
-interrupted: the same command goes on where it stopped, and ends with the same bytes.""",
+interrupted: the same command goes on where it stopped, and ends with the same bytes.
+
+With --wording openai:MODEL, a model says the questions in other words, through any endpoint of OpenAI's protocol
+(OPENAI_BASE_URL, OPENAI_API_KEY). It is not told the answers. A wording is taken only if a second request reads it
+as a question with the same answer; else the template's words stay, and DIR/rejected_wordings.jsonl says why.""",
         """\
   polyv csqa build --source world --questions 20000 --seed 0 --out csqa-world
-  polyv csqa build --source graphs.jsonl --questions 500 --seed 0 --out csqa-mine""",
+  polyv csqa build --source graphs.jsonl --questions 500 --seed 0 --out csqa-mine
+  polyv csqa build --questions 2000 --wording openai:gpt-4o --out csqa-worded""",
     )
     text = 'JSON Lines files of scene graphs, or "world" (default)'
     build.add_argument("--source", metavar="FILE", nargs="+", default=["world"], help=text)
@@ -75,6 +83,12 @@ interrupted: the same command goes on where it stopped, and ends with the same b
     text = "side of the world's pictures (default: %(default)s)"
     build.add_argument("--size", metavar="PIXELS", type=int, default=112, help=text)
     build.add_argument("--workers", metavar="W", type=int, help="processes that render (default: one a core)")
+    text = 'whose words: "template" (default), or "openai:MODEL"'
+    build.add_argument("--wording", metavar="WHO", default="template", help=text)
+    text = "where a model's answers are kept (default: polyv/wording in the cache of Hugging Face)"
+    build.add_argument("--wording-cache", metavar="FOLDER", type=Path, help=text)
+    text = "requests to the model at a time (default: %(default)s)"
+    build.add_argument("--concurrency", metavar="N", type=int, default=8, help=text)
     build.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write; it must not exist")
     load = command(
         csqa,

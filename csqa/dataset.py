@@ -5,12 +5,14 @@
     DIR/data/train-00000-of-00016.parquet, ...
     DIR/graphs/train.jsonl, ...       the scene graphs that the answers come from, for `polyv csqa verify`
     DIR/statistics.json               counts, answers, priors
+    DIR/rejected_wordings.jsonl       with --wording openai:MODEL: what was not taken, and why
 
 It is made in a hidden folder beside its place, `.NAME.partial`, and moves there when it is complete. Killed, the same call goes on.
 """
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,14 +22,17 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from huggingface_hub.constants import HF_HOME
 from tqdm import tqdm
 
 from polyv.csqa.card import write_card
+from polyv.csqa.endpoint import Endpoint
 from polyv.csqa.importers.world import read_world
 from polyv.csqa.media import COLUMNS, FEATURES, encode
 from polyv.csqa.pairing import with_image
 from polyv.csqa.records import SPLITS, SceneRecord, Split, read_records, write_records
-from polyv.csqa.selection import select, text_priors, thin
+from polyv.csqa.selection import TEMPLATE, select, text_priors, thin
+from polyv.csqa.wording import Rejection, model_of, word, write_rejections
 from polyv.world.make import alone_in, make_world
 
 
@@ -45,6 +50,9 @@ def build(
     source: str | Sequence[str | os.PathLike] = "world",
     size: int = 112,
     workers: int | None = None,
+    wording: str = TEMPLATE,
+    cache: str | os.PathLike | None = None,
+    concurrency: int = 8,
     progress: bool = True,
 ) -> Path:
     """Write `questions` questions with their media, programs and graphs.
@@ -57,6 +65,9 @@ def build(
         source: "world", which is made for this, or JSON Lines files of scene graphs, whose media's paths start at their folder.
         size: width and height of the world's pictures, pixels.
         workers: processes that render; None takes all cores.
+        wording: "template", or "openai:MODEL" for a model's words where they hold (see `polyv.csqa.wording`).
+        cache: folder of what models answered, by the hash of what was asked; None: polyv/wording in the cache of Hugging Face.
+        concurrency: requests at a time.
         progress: show progress bars.
 
     Returns:
@@ -66,17 +77,20 @@ def build(
         FileExistsError: `out` exists.
         ValueError: an argument out of range, a bad record, or graphs that give fewer questions.
         BlockingIOError: another process is building `out`.
+        EndpointError: the model does not answer. The same call goes on with what it answered so far.
     """
     out = Path(out)
     if out.exists():
         raise FileExistsError(f"out={out}: it exists already. Give another folder, or remove it.")
     files = [] if source == "world" else [Path(file) for file in ([source] if isinstance(source, str) else source)]
-    request = {"version": VERSION, "questions": questions, "seed": seed, "size": size}
+    request = {"version": VERSION, "questions": questions, "seed": seed, "size": size, "wording": wording}
+    model = model_of(wording)
     least = 1 if files else 10  # so that each split of the world has one
     if questions < least:
         raise ValueError(f"questions: got {questions}, expected {least} or more.")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed: got {seed}, expected a whole number from 0 to 2**32 - 1.")
+    endpoint = None if model is None else Endpoint(model, _cache_file(cache, model), concurrency)
     splits = _splits(files) if files else SPLITS
     counts = _share(questions, _SHARES)
     stamps = [_stamp(file) for file in files]
@@ -87,6 +101,7 @@ def build(
         rows: dict[Split, list[dict[str, Any]]] = {}
         refused: Counter[str] = Counter()
         folders: dict[str, Path] = {}
+        rejections: list[Rejection] = []
         for split in splits:
             if files:
                 sources = [(read_records(file), file.parent) for file in files]
@@ -112,11 +127,18 @@ def build(
                     "more scenes, or ask for fewer questions."
                 )
             rows[split] = thin(rows[split], counts[split])
+            if endpoint is not None:
+                rows[split], not_taken = word(rows[split], read_records(_graphs(partial, split)), endpoint, progress)
+                rejections += not_taken
             write_shards(partial, split, rows[split], _graphs(partial, split), folders, progress)
         for split in [split for split in splits if not rows[split]]:
             del rows[split]
             _graphs(partial, split).unlink()
         statistics = {**_statistics(rows, refused), "sources": _sources([_graphs(partial, split) for split in rows])}
+        if endpoint is not None:
+            causes = write_rejections(partial / "rejected_wordings.jsonl", rejections)
+            taken = sum(row["wording"] == wording for of_split in rows.values() for row in of_split)
+            statistics["wording"] = {"by": wording, "taken": taken, "rejected": dict(causes.most_common())}
         (partial / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n", encoding="utf-8")
         write_card(partial, {**request, "source": "files" if files else "world"}, statistics)
         shutil.rmtree(partial / "work", ignore_errors=True)
@@ -124,6 +146,11 @@ def build(
             (partial / name).unlink()
         partial.rename(out)
     return out
+
+
+def _cache_file(cache: str | os.PathLike | None, model: str) -> Path:
+    folder = Path(HF_HOME) / "polyv" / "wording" if cache is None else Path(cache)
+    return folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', model)}.jsonl"
 
 
 def _graphs(folder: Path, split: Split) -> Path:

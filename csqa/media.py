@@ -27,6 +27,8 @@ FEATURES = Features(
         "family": Value("string"),
         "template": Value("string"),
         "question": Value("string"),
+        "plain": Value("string"),
+        "wording": Value("string"),
         "answer": Value("string"),
         "distractors": List(Value("string")),
         "shown": List(Value("string")),

@@ -20,6 +20,7 @@ from polyv.world.priors import fit, prior_accuracy
 # Questions of one template and scene.
 _MOST = 2
 _NAMES = ("a", "b", "c")
+TEMPLATE = "template"  # whose words a question has
 
 
 class _Candidate(NamedTuple):
@@ -39,7 +40,7 @@ def select(records: Iterable[SceneRecord], seed: int, refused: Counter[str] | No
         refused: counts why questions that were thought of are ill-posed.
 
     Returns:
-        Rows of `id`, `scene_id`, `family`, `template`, `question`, `answer`, `distractors`, `shown`, `needed`, `messages`, and, as
+        Rows of `id`, `scene_id`, `family`, `template`, `question`, `plain`, `wording`, `answer`, `distractors`, `shown`, `needed`, `messages`, and, as
         JSON, `program`, `support` and `provenance`.
     """
     balance = Balance()
@@ -122,6 +123,8 @@ def _row(record: SceneRecord, question: Question, wording: str, number: int) -> 
         "family": template.family,
         "template": template.name,
         "question": text,
+        "plain": text,
+        "wording": TEMPLATE,
         "answer": answer.answer,
         "distractors": list(answer.distractors),
         "shown": list(template.shown),
@@ -136,4 +139,4 @@ def _row(record: SceneRecord, question: Question, wording: str, number: int) -> 
     }
 
 
-__all__ = ["select", "text_priors", "thin"]
+__all__ = ["TEMPLATE", "select", "text_priors", "thin"]

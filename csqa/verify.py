@@ -1,8 +1,6 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """`polyv csqa verify`: execute every program of a dataset again, on the scene graphs that come with it."""
 
-import json
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +15,15 @@ from polyv.csqa.executor import execute
 from polyv.csqa.looks import IllPosedError
 from polyv.csqa.programs import QuestionProgram
 from polyv.csqa.questions import TEMPLATES
-from polyv.csqa.records import SPLITS, SceneObject, SceneRecord, first_fault, read_records
-from polyv.csqa.templates import ORDINALS, Scene, Template, refer
+from polyv.csqa.reading import OBJECT_SLOTS, program_of, slots_of
+from polyv.csqa.records import SPLITS, SceneRecord, first_fault, read_records
+from polyv.csqa.selection import TEMPLATE
+from polyv.csqa.templates import Scene
+from polyv.csqa.wording import fault_in
 
 
 _COLUMNS = (
-    "id", "scene_id", "family", "template", "question", "answer", "distractors", "shown", "needed", "messages", "program", "support",
+    "id", "scene_id", "family", "template", "question", "plain", "wording", "answer", "distractors", "shown", "needed", "messages", "program", "support",
 )  # fmt: skip
 _TEMPLATES = {template.name: template for template in TEMPLATES}
 
@@ -133,7 +134,7 @@ def verify_pixels(folder: str | Path, scenes: int, seed: int = 0, progress: bool
             )
         pixels = Pixels(record.split, int(told["seed"]), int(told["index"]), view.width)
         for row in rows[scene_id]:
-            slots = _slots(row, record)
+            slots = slots_of(_TEMPLATES[row["template"]], row["plain"], record)
             try:
                 answer = None if slots is None else derive(row["template"], slots, pixels)
             except ValueError as error:
@@ -144,21 +145,6 @@ def verify_pixels(folder: str | Path, scenes: int, seed: int = 0, progress: bool
                     cause = f"the answer to {row['question']!r} is {row['answer']!r}, pixels say {answer!r}"
                     mismatches.append(Mismatch(row["id"], row["template"], cause))
     return Report(checked, mismatches)
-
-
-def _slots(row: dict[str, Any], record: SceneRecord) -> dict[str, str] | None:
-    """The words of a question that its wording leaves open; where one could part them in several ways, those that the scene holds."""
-    names = {thing.name for thing in record.objects}
-    predicates = {relation.predicate for relation in record.relations}
-    known = {**dict.fromkeys(_OBJECTS, names), **dict.fromkeys(_PREDICATES, predicates)}
-    found = None
-    for wording in _TEMPLATES[row["template"]].wordings:
-        if match := re.fullmatch(_pattern(wording, {}), row["question"]):
-            found = match.groupdict()
-            if any(word not in known.get(slot, (word,)) for slot, word in found.items()):
-                match = re.fullmatch(_pattern(wording, known), row["question"])
-                found = match.groupdict() if match else found
-    return found
 
 
 def check_row(row: dict[str, Any], record: SceneRecord) -> str | None:
@@ -202,55 +188,29 @@ def _check_text(row: dict[str, Any]) -> str | None:
 
 def _check_words(row: dict[str, Any], record: SceneRecord) -> str | None:
     """Whether the question's words stand for what its program is about, each in its role."""
-    slots = _slots(row, record)
+    template, question = _TEMPLATES[row["template"]], row["plain"]
+    if row["question"] != question:
+        if row["wording"] == TEMPLATE:
+            return f"the question is {row['question']!r}, its template's words are {question!r}"
+        if fault := fault_in(question, row["question"], row["answer"]):
+            return f"the wording {row['question']!r} of {question!r}: {fault}"
+    slots = slots_of(template, question, record)
     if slots is None:
-        return f"the question {row['question']!r} is no wording of its template"
+        return f"the question {question!r} is no wording of its template"
     named = {thing.name: thing for thing in record.objects}
-    for slot in _OBJECTS:
+    for slot in OBJECT_SLOTS:
         if slot in slots and slots[slot] not in named:
             return f"the question names {slots[slot]!r}, which the scene does not hold"
+    try:
+        program = program_of(template, slots, record)
+    except ValueError as error:
+        return str(error)
+    if program != QuestionProgram.model_validate_json(row["program"]).answer:
+        return f"the question {question!r} is about something else than its program"
     scene = Scene(record, np.random.default_rng(0))
-    parts = {slot: _part(slot, word, named) for slot, word in slots.items() if slot != "under"}
-    program = QuestionProgram.model_validate_json(row["program"]).model_dump_json(exclude_none=True)
-    if program != _expected(_TEMPLATES[row["template"]], parts, scene, named):
-        return f"the question {row['question']!r} is about something else than its program"
     if "under" in slots and scene.support(named[slots["a"]]) != slots["under"]:
         return f"the question says that the {slots['a']} rests on the {slots['under']}"
     return None
-
-
-_OBJECTS = ("a", "b", "c")
-_PREDICATES = ("p", "q")
-_SHAPES: dict[str, str] = {}  # programs of templates, with the names of slots in place of what stands there
-
-
-def _expected(template: Template, parts: dict[str, str], scene: Scene, named: dict[str, SceneObject]) -> str | None:
-    """The program of the question that has these words in its slots; None if the scene gives no such question."""
-    if template.name not in _SHAPES:
-        for proposal in template.propose(scene):
-            those = {slot: _part(slot, word, named) for slot, word in proposal.slots.items() if slot != "under"}
-            program = QuestionProgram(answer=proposal.program).model_dump_json(exclude_none=True)
-            if those == parts:
-                return program
-            if len(set(those.values())) == len(those):
-                for slot, part in those.items():
-                    program = re.sub(
-                        rf"{re.escape(part)}\b" if part[-1].isdigit() else re.escape(part), f"<{slot}>", program
-                    )
-                _SHAPES[template.name] = program
-                break
-        else:
-            return None
-    return re.sub(r"<(\w+)>", lambda found: parts.get(found[1], ""), _SHAPES[template.name])
-
-
-def _part(slot: str, word: str, named: dict[str, SceneObject]) -> str:
-    """What stands in a program for a word of its question."""
-    if slot in _OBJECTS:
-        return refer(named[word]).model_dump_json(exclude_none=True)
-    if slot in ("view", "other"):
-        return f'"at":{ORDINALS.index(word)}' if word in ORDINALS else word
-    return f'"predicate":{json.dumps(word)}'
 
 
 def _check_files(files: list[Path]) -> None:
@@ -260,23 +220,6 @@ def _check_files(files: list[Path]) -> None:
         raise FileNotFoundError(
             f"{files[0].parent}: {len(files)} files of {files[0].name.partition('-')[0]}, but their names tell of {', '.join(totals)}."
         )
-
-
-def _pattern(wording: str, known: dict[str, set[str]]) -> str:
-    """A wording, with words in place of its slots (any, or those known), the same in the same one."""
-    seen: set[str] = set()
-    pattern = ""
-    for part in re.split(r"(\{\w+\})", wording):
-        name = part[1:-1]
-        if not part.startswith("{"):
-            pattern += re.escape(part)
-        elif name in seen:
-            pattern += f"(?P={name})"
-        else:
-            words = "|".join(map(re.escape, sorted(known[name]))) if name in known else ".+?"
-            pattern += f"(?P<{name}>{words})"
-            seen.add(name)
-    return pattern
 
 
 def _rows(files: list[Path]) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,153 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""Structured answers of a language model behind an OpenAI-compatible endpoint, kept on disk by the hash of what was asked.
+
+The official client reads OPENAI_API_KEY and OPENAI_BASE_URL from the environment, waits and tries again on 429 and 5xx, and
+makes the JSON Schema of a pydantic model the format of the answer. Nothing of the key is written or told anywhere.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from tqdm import tqdm
+
+from polyv.csqa.records import first_fault
+
+
+_Form = TypeVar("_Form", bound=BaseModel)
+_Result = TypeVar("_Result")
+_RETRIES = 6
+_TIMEOUT = 60.0  # seconds
+
+
+class MalformedError(ValueError):
+    """What the model answered does not have the form that was asked for."""
+
+
+class EndpointError(OSError):
+    """The endpoint does not answer, or refuses to."""
+
+
+class Endpoint:
+    """Asks one model, with at most `concurrency` requests at a time.
+
+    Args:
+        model: as the endpoint calls it.
+        cache: JSON Lines to which every answer is added at once: what was asked before is not asked again.
+        concurrency: requests at a time.
+
+    Raises:
+        EndpointError: the package `openai` is not installed, or there is no key in OPENAI_API_KEY.
+    """
+
+    def __init__(self, model: str, cache: Path, concurrency: int = 8):
+        try:
+            import openai
+        except ImportError as error:
+            raise EndpointError("wording by a model needs the package openai: pip install 'polyv[wording]'") from error
+        try:
+            self._client = openai.AsyncOpenAI(max_retries=_RETRIES, timeout=_TIMEOUT)
+        except openai.OpenAIError as error:
+            raise EndpointError(f"{error} A local server takes any: OPENAI_API_KEY=none.") from error
+        self.model = model
+        self._openai = openai
+        self._cache = cache
+        self._known = _read_cache(cache)
+        self._places = asyncio.Semaphore(concurrency)
+        self.requests = 0
+
+    async def ask(self, form: type[_Form], instructions: str, text: str) -> _Form:
+        """The model's answer to `text` in the form of a pydantic model.
+
+        Raises:
+            MalformedError: it has another form, was cut off, or is a refusal.
+            EndpointError: there is no answer, after all attempts.
+        """
+        messages = [{"role": "system", "content": instructions}, {"role": "user", "content": text}]
+        asked = [str(self._client.base_url), self.model, messages, form.model_json_schema()]
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        if key not in self._known:
+            async with self._places:
+                answer = await self._request(form, messages)
+            self._known[key] = answer
+            self._keep({"key": key, **answer})
+        answer = self._known[key]
+        if answer["content"] is None:
+            raise MalformedError(answer["fault"])
+        return form.model_validate_json(answer["content"])
+
+    async def _request(self, form: type[BaseModel], messages: Any) -> dict[str, str | None]:
+        openai = self._openai
+        self.requests += 1
+        try:
+            reply = await self._client.chat.completions.parse(
+                model=self.model, messages=messages, response_format=form, temperature=0.7
+            )
+        except ValidationError as error:
+            return {"content": None, "fault": first_fault(error)}
+        except (openai.LengthFinishReasonError, openai.ContentFilterFinishReasonError) as error:
+            return {"content": None, "fault": f"cut off: {type(error).__name__}"}
+        except openai.APIResponseValidationError as error:
+            return {"content": None, "fault": f"no reply of that protocol: {self._told(error)}"}
+        except openai.OpenAIError as error:
+            where = self._client.base_url
+            raise EndpointError(f"{where}, model {self.model}: {type(error).__name__}: {self._told(error)}") from None
+        if not reply.choices or (message := reply.choices[0].message).parsed is None:
+            told = reply.choices[0].message.refusal if reply.choices else None
+            return {"content": None, "fault": f"refused: {told}" if told else "an empty answer"}
+        return {"content": message.parsed.model_dump_json(), "fault": None}
+
+    def _told(self, error: Exception) -> str:
+        """Its text, without the key, which servers like to quote."""
+        text, key = " ".join(str(error).split()), self._client.api_key
+        return (text.replace(key, "***") if key else text)[:300]
+
+    def _keep(self, entry: dict[str, Any]) -> None:
+        self._cache.parent.mkdir(parents=True, exist_ok=True)
+        with self._cache.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(entry) + "\n")
+
+
+def run_all(jobs: Sequence[Coroutine[Any, Any, _Result]], desc: str, progress: bool) -> list[_Result]:
+    """The results of all jobs, in their order. The first that fails stops the others, and its exception is raised."""
+
+    async def together() -> list[_Result]:
+        bar = tqdm(total=len(jobs), desc=desc, unit="question", disable=not progress)
+
+        async def counted(job: Coroutine[Any, Any, _Result]) -> _Result:
+            result = await job
+            bar.update()
+            return result
+
+        with bar:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(counted(job)) for job in jobs]
+        return [task.result() for task in tasks]
+
+    try:
+        return asyncio.run(together())
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+def _read_cache(path: Path) -> dict[str, dict[str, str | None]]:
+    """What was answered before. A line that a kill cut short is asked again."""
+    known = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+                known[entry["key"]] = {"content": entry["content"], "fault": entry["fault"]}
+            except (ValueError, KeyError, TypeError):
+                continue
+        if known and not path.read_bytes().endswith(b"\n"):
+            with path.open("a", encoding="utf-8") as lines:
+                lines.write("\n")
+    return known
+
+
+__all__ = ["Endpoint", "EndpointError", "MalformedError", "run_all"]
