@@ -1,6 +1,7 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """The card of a CSQA dataset: what is in it, how its answers are spread, and what the words alone would tell."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def write_card(folder: Path, request: dict[str, Any], statistics: dict[str, Any]
         f"size_categories: [{next(name for least, name in _SIZES if total >= least)}]",
         "configs:",
         "- config_name: default",
+        f"  version: {content_version(folder)}",
         "  data_files:",
         *(f"  - {{split: {split}, path: 'data/{split}-*.parquet'}}" for split in rows),
         "---",
@@ -81,6 +83,14 @@ def write_card(folder: Path, request: dict[str, Any], statistics: dict[str, Any]
         *_origin(request, statistics),
     ]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def content_version(folder: Path) -> str:
+    """A version that changes with a dataset's files: `datasets` tells local folders of one name apart by it alone."""
+    digest = hashlib.sha256()
+    for file in sorted((folder / "data").glob("*.parquet")):
+        digest.update(file.read_bytes())
+    return f"1.0.{int.from_bytes(digest.digest()[:4], 'big')}"
 
 
 def _words(wording: dict[str, Any] | None) -> list[str]:
@@ -153,4 +163,4 @@ def _draw(path: Path, statistics: dict[str, Any]) -> None:
     FigureCanvasAgg(figure).print_png(str(path), metadata={"Software": None})
 
 
-__all__ = ["write_card"]
+__all__ = ["content_version", "write_card"]

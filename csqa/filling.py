@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from polyv.csqa.card import content_version
 from polyv.csqa.dataset import write_shards
 from polyv.csqa.media import COLUMNS
 from polyv.csqa.records import SPLITS, read_records
@@ -46,9 +47,10 @@ def fill(folder: str | os.PathLike, media: str | os.PathLike, out: str | os.Path
             graphs = folder / "graphs" / f"{split}.jsonl"
             folders = {record.scene_id: media for record in read_records(graphs)}
             write_shards(partial, split, rows, graphs, folders, progress)
-    card = partial / "README.md"
     title = "# CSQA: questions across images, videos and 3D scenes\n"
-    card.write_text((folder / "README.md").read_text(encoding="utf-8").replace(title, title + _NOTE), encoding="utf-8")
+    card = (folder / "README.md").read_text(encoding="utf-8").replace(title, title + _NOTE)
+    card = card.replace(content_version(folder), content_version(partial))
+    (partial / "README.md").write_text(card, encoding="utf-8")
     partial.rename(out)
     return out
 

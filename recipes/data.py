@@ -1,6 +1,7 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """Conversations as training data: rows of JSONL files or of datasets on the Hub, checked and mixed."""
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets, interleave_datasets, load_dataset
+from datasets.config import HF_DATASETS_CACHE
 
 from polyv.csqa.media import decode_scene
 from polyv.processing.still_images import is_address
@@ -105,7 +107,9 @@ def read_mixture(sources: Sequence[str], weights: Sequence[float] | None, seed: 
         ValueError: `weights` do not fit `sources`.
     """
     parts = [
-        read_rows(source) if str(source).endswith((".jsonl", ".json")) else load_dataset(source, split="train")
+        read_rows(source)
+        if str(source).endswith((".jsonl", ".json"))
+        else load_dataset(source, split="train", cache_dir=_cache_of(source))
         for source in sources
     ]
     if weights is None:
@@ -114,6 +118,16 @@ def read_mixture(sources: Sequence[str], weights: Sequence[float] | None, seed: 
         raise ValueError(f"dataset_weights: got {weights} for {len(parts)} datasets, expected one above 0 for each.")
     shares = [weight / sum(weights) for weight in weights]
     return interleave_datasets(parts, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
+
+
+def _cache_of(source: str | Path) -> str | None:
+    """A cache for what a local folder holds now: by default, `datasets` takes what any folder of that name once held."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return None
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    content = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    return os.path.join(HF_DATASETS_CACHE, f"polyv-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}")
 
 
 def read_messages(row: dict[str, Any]) -> list[dict[str, Any]]:

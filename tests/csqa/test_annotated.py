@@ -348,5 +348,5 @@ def test_a_question_about_another_relation_than_its_program_is_caught(named_only
     other = next(r.predicate for r in record.relations if r.predicate != predicate)
     question = row["question"].replace(predicate, other)
     message = {"role": "user", "content": [{"type": "scene"}, {"type": "text", "text": question}]}
-    changed = {**row, "question": question, "messages": [message, row["messages"][1]]}
+    changed = {**row, "question": question, "plain": question, "messages": [message, row["messages"][1]]}
     assert "is about something else than its program" in check_row(changed, record)

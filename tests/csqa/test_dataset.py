@@ -14,6 +14,7 @@ from PIL import Image
 
 from polyv import PosedViews, cli
 from polyv.csqa import dataset, executor, sight
+from polyv.csqa.card import content_version
 from polyv.csqa.dataset import build
 from polyv.csqa.records import read_records, write_records
 from polyv.csqa.selection import select, text_priors, thin
@@ -61,8 +62,20 @@ def test_it_loads_with_datasets_and_its_media_are_read(csqa, monkeypatch, tmp_pa
             elif entry["type"] == "image":
                 assert entry["image"].size == (SIZE, SIZE)
     assert set(seen) == {"image", "video", "scene"}
-    first = next(iter(load_dataset(str(csqa), split="test", streaming=True)))
+    first = next(iter(load_dataset(str(csqa), split="test", streaming=True, cache_dir=str(tmp_path))))
     assert first["question"] and first["answer"]
+
+
+def test_datasets_of_one_name_are_told_apart(csqa, copy, tmp_path):
+    """`datasets` names its cache by the folder's name alone: without a version of its own, this would give the first one again."""
+    other = tmp_path / "csqa"
+    copy.rename(other)
+    for file in other.glob("data/*.parquet"):
+        pq.write_table(pq.read_table(file).slice(0, 5), file)
+    card = other / "README.md"
+    card.write_text(card.read_text().replace(content_version(csqa), content_version(other)))
+    for folder, count in ((csqa, 24), (other, 5)):
+        assert len(load_dataset(str(folder), split="test", cache_dir=str(tmp_path / "cache"))) == count
 
 
 def test_a_scene_comes_out_of_the_dataset_as_it_went_in(csqa, tmp_path):
@@ -138,6 +151,12 @@ def other_message(row: dict) -> bool:
 
 
 def other_wording(row: dict) -> bool:
+    row["plain"] = row["question"] = row["messages"][0]["content"][-1]["text"] = "What is this?"
+    return True
+
+
+def other_question(row: dict) -> bool:
+    """Words of nobody's."""
     row["question"] = row["messages"][0]["content"][-1]["text"] = "What is this?"
     return True
 
@@ -147,7 +166,8 @@ def other_object(row: dict) -> bool:
     if row["template"] != "still_in_view":
         return False
     (name,) = re.findall(r"the (\w+ (?:ball|box|cone|cylinder))", row["question"])
-    row["question"] = row["messages"][0]["content"][-1]["text"] = row["question"].replace(name, "pink giraffe")
+    asked = row["question"].replace(name, "pink giraffe")
+    row["plain"] = row["question"] = row["messages"][0]["content"][-1]["text"] = asked
     return True
 
 
@@ -164,6 +184,7 @@ def no_program(row: dict) -> bool:
         (other_program, "the answer is '.+', the program gives '.+'"),
         (other_message, "messages do not give the row's answer"),
         (other_wording, "the question 'What is this.' is no wording of its template"),
+        (other_question, "the question is 'What is this.', its template's words are"),
         (other_object, "the question names 'pink giraffe', which the scene does not hold"),
         (no_program, "program: answer: .*'guess'"),
     ],
@@ -190,7 +211,7 @@ def test_graphs_that_are_gone_or_of_other_scenes_are_told(copy):
 
 def test_the_same_request_gives_the_same_bytes_however_often_it_is_killed(csqa, tmp_path, monkeypatch):
     out = tmp_path / "csqa"
-    arguments = (out, QUESTIONS, SEED, "world", SIZE, 1, False)
+    arguments = {"out": out, "questions": QUESTIONS, "seed": SEED, "size": SIZE, "workers": 1, "progress": False}
 
     def killed(*_, **__):
         raise KeyboardInterrupt
@@ -204,9 +225,9 @@ def test_the_same_request_gives_the_same_bytes_however_often_it_is_killed(csqa, 
     ):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(owner, step, killed)
-            build(*arguments)
+            build(**arguments)
         assert not out.exists()
-    assert digests(build(*arguments)) == digests(csqa)
+    assert digests(build(**arguments)) == digests(csqa)
     assert [path.name for path in tmp_path.iterdir()] == ["csqa"]
 
 

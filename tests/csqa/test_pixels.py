@@ -92,7 +92,7 @@ def test_a_wording_that_says_something_else_than_its_program_is_caught(csqa, tmp
     record = next(r for r in read_records(copy / "graphs" / "test.jsonl") if r.scene_id == row["scene_id"])
     one, other = (thing.name for thing in record.objects if thing.name in row["question"])
     row["question"] = row["question"].replace(one, "@").replace(other, one).replace("@", other)
-    row["messages"][0]["content"][-1]["text"] = row["question"]
+    row["plain"] = row["messages"][0]["content"][-1]["text"] = row["question"]
     write(file, rows)
     for report in (verify(copy, progress=False), verify_pixels(copy, 100, progress=False)):
         assert [mismatch.id for mismatch in report.mismatches] == [row["id"]]

@@ -7,6 +7,7 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polyv.recipes import data as data_module
 from polyv.recipes.data import RowError, check_messages, read_messages, read_mixture, read_rows
 from tests.recipes.conftest import turn
 
@@ -126,6 +127,20 @@ def test_a_column_that_holds_too_few_media_is_told():
     row = {"id": "r7", "messages": [{"role": "user", "content": content}], "images": ["one.png"], "videos": None}
     with pytest.raises(RowError, match=r"show one more image than its column images holds \(id 'r7'\)"):
         read_messages(row)
+
+
+def test_a_folder_is_read_as_it_is_now(tmp_path, monkeypatch):
+    """By default, `datasets` gives what any local folder of that name once held."""
+    monkeypatch.setattr(data_module, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for number, count in enumerate((3, 5)):
+        folder = tmp_path / str(number) / "mine"
+        folder.mkdir(parents=True)
+        messages = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "That."}]
+        Dataset.from_list([{"messages": messages}] * count).to_parquet(str(folder / "train-00000.parquet"))
+        (folder / "README.md").write_text(
+            "---\nconfigs:\n- config_name: default\n  data_files:\n  - {split: train, path: '*.parquet'}\n---\n"
+        )
+        assert len(read_mixture([str(folder)], None, 0)) == count
 
 
 def test_mixes_by_weight_until_every_source_is_used_up(tmp_path):
