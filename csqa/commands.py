@@ -44,7 +44,9 @@ def _import(args: argparse.Namespace, rest: list[str]) -> None:
 def _fill(args: argparse.Namespace, rest: list[str]) -> None:
     from polyv.csqa.filling import fill
 
-    print(fill(args.dataset, args.media, args.out))
+    filled = fill(args.dataset, args.media, args.out)
+    lacking = f"; {filled.rows_without} rows, all of {filled.scenes_without} scenes among them, lack media"
+    print(f"{filled.path}: {filled.rows} rows{lacking if filled.rows_without else ''}")
 
 
 def add_csqa(commands, command: Callable) -> None:
@@ -116,11 +118,15 @@ rate of frames is needed), scans of 3RScan. Bad rows are left out, counted and n
         "put your media into a dataset that only names them",
         """\
 Annotations of third parties make datasets without media, which their licences do not let you share. This writes a copy
-that holds them, for training with it yourself.""",
-        "  polyv csqa fill csqa-pvsg --media data --out csqa-pvsg-mine",
+that holds those that you have, for training with it yourself; rows of which you have not are left out, and counted.
+May be interrupted: the same command goes on where it stopped.""",
+        """\
+  polyv csqa fill csqa-pvsg --media data --out csqa-pvsg-mine
+  polyv csqa fill csqa-annotated --media data dataset/ag data/3RScan --out csqa-annotated-mine""",
     )
     supply.add_argument("dataset", metavar="DIR", type=Path, help="a folder that `polyv csqa build` wrote")
-    supply.add_argument("--media", metavar="FOLDER", type=Path, required=True, help="where the graphs' paths start")
+    text = "folders, in one of which the paths of each graph start"
+    supply.add_argument("--media", metavar="FOLDER", type=Path, nargs="+", required=True, help=text)
     supply.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write; it must not exist")
     verify = command(
         csqa,

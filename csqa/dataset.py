@@ -39,7 +39,7 @@ from polyv.world.make import alone_in, make_world
 VERSION = 4  # raise it whenever the same request gives other rows
 _SHARES: dict[Split, int] = {"train": 8, "validation": 1, "test": 1}
 _QUESTIONS_A_SCENE = 13  # twice as many can be asked: so that rare templates are asked often enough
-_SHARD, _GROUP = 1000, 500  # rows
+_SHARD, GROUP = 1000, 500  # rows
 _REQUEST = "request.json"
 
 
@@ -93,11 +93,11 @@ def build(
     endpoint = None if model is None else Endpoint(model, _cache_file(cache, model), concurrency)
     splits = _splits(files) if files else SPLITS
     counts = _share(questions, _SHARES)
-    stamps = [_stamp(file) for file in files]
+    stamps = [file_stamp(file) for file in files]
     partial = out.parent / f".{out.name}.partial"
     partial.mkdir(parents=True, exist_ok=True)
     with alone_in(partial, "polyv csqa build"):
-        _begin(partial, {**request, "source": stamps or "world"})
+        begin(partial, {**request, "source": stamps or "world"})
         rows: dict[Split, list[dict[str, Any]]] = {}
         refused: Counter[str] = Counter()
         folders: dict[str, Path] = {}
@@ -130,7 +130,7 @@ def build(
             if endpoint is not None:
                 rows[split], not_taken = word(rows[split], read_records(_graphs(partial, split)), endpoint, progress)
                 rejections += not_taken
-            write_shards(partial, split, rows[split], _graphs(partial, split), folders, progress)
+            _write_shards(partial, split, rows[split], _graphs(partial, split), folders, progress)
         for split in [split for split in splits if not rows[split]]:
             del rows[split]
             _graphs(partial, split).unlink()
@@ -190,7 +190,7 @@ def _splits(files: Sequence[Path]) -> tuple[Split, ...]:
     return tuple(split for split in SPLITS if split in found)
 
 
-def _begin(partial: Path, request: dict) -> None:
+def begin(partial: Path, request: dict) -> None:
     """Go on with what is there if it was begun for the same request; else begin anew."""
     text = json.dumps(request, indent=1, sort_keys=True) + "\n"
     note = partial / _REQUEST
@@ -202,7 +202,8 @@ def _begin(partial: Path, request: dict) -> None:
     note.write_text(text, encoding="utf-8")
 
 
-def _stamp(file: Path) -> list:
+def file_stamp(file: Path) -> list:
+    """What tells whether a file was changed."""
     return [str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns]
 
 
@@ -221,7 +222,7 @@ def _with_bar(items: Iterable, desc: str, progress: bool, total: int | None = No
     return iter(tqdm(items, desc=desc, total=total, unit="scene", disable=not progress))
 
 
-def write_shards(
+def _write_shards(
     out: Path,
     split: Split,
     rows: list[dict[str, Any]],
@@ -238,21 +239,26 @@ def write_shards(
     media = {record.scene_id: record.media for record in read_records(graphs) if record.scene_id in wanted}
     with tqdm(total=len(rows), desc=f"{split} files", unit="row", disable=not progress) as bar:
         for index, path in enumerate(paths):
-            part = path.with_name(f".{path.name}.part")
             chunk = _chunk(rows, index)
             if not path.exists():
-                # A medium that many rows show is stored once in each group of rows.
-                with pq.ParquetWriter(
-                    part,
-                    FEATURES.arrow_schema,
-                    compression="zstd",
-                    use_dictionary=True,
-                    dictionary_pagesize_limit=2**30,
-                ) as writer:
-                    for start in range(0, len(chunk), _GROUP):
-                        writer.write_table(_table(chunk[start : start + _GROUP], media, folders))
-                part.replace(path)
+                starts = range(0, len(chunk), GROUP)
+                write_tables(path, (_table(chunk[start : start + GROUP], media, folders) for start in starts))
             bar.update(len(chunk))
+
+
+def write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
+    """Write a file of Parquet, whole or not at all, each table as a group of rows, in which what many rows show is stored once."""
+    part = path.with_name(f".{path.name}.part")
+    with pq.ParquetWriter(
+        part,
+        FEATURES.arrow_schema,
+        compression="zstd",
+        use_dictionary=True,
+        dictionary_pagesize_limit=2**30,
+    ) as writer:
+        for table in tables:
+            writer.write_table(table)
+    part.replace(path)
 
 
 def _chunk(rows: list[dict[str, Any]], index: int) -> list[dict[str, Any]]:
@@ -307,4 +313,4 @@ def _statistics(rows: dict[Split, list[dict[str, Any]]], refused: Counter[str]) 
     }
 
 
-__all__ = ["build", "write_shards"]
+__all__ = ["GROUP", "begin", "build", "file_stamp", "write_tables"]

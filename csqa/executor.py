@@ -29,7 +29,7 @@ _OPPOSITES = {
     "front": ("behind",),
 }
 # Seconds between two events of which one can tell the order, and from when one holds, or no longer does.
-_SECONDS_APART = 0.5
+SECONDS_APART = 0.5
 _DIRECTIONS = ("left", "right", "towards", "away")
 
 
@@ -63,6 +63,7 @@ class _Event(NamedTuple):
     subject: SceneObject
     target: SceneObject | None
     start: float
+    earliest: float  # when it may have begun
 
 
 def execute(program: Any, record: SceneRecord) -> Answer:
@@ -237,11 +238,20 @@ class _Execution:
         ]
         if node.at is not None:
             self.looks.used_views.setdefault(node.at)
+        if after is not None and any(event.earliest < after for event in found):
+            raise IllPosedError("which event comes first is not known")
         return sorted(found, key=lambda event: event.start)
 
     def _all_events(self) -> list[_Event]:
         return [
-            _Event(index, each, self.by_id[each.subject], self.by_id.get(each.object or ""), each.start or 0.0)
+            _Event(
+                index,
+                each,
+                self.by_id[each.subject],
+                self.by_id.get(each.object or ""),
+                each.start or 0.0,
+                (each.start or 0.0) if each.not_before is None else each.not_before,
+            )
             for index, each in enumerate(self.record.relations)
         ]
 
@@ -296,16 +306,18 @@ class _Execution:
         one, other = self.value(node.one), self.value(node.other)
         if one.relation.start is None or other.relation.start is None:
             raise IllPosedError("when it happens is not known")
-        if abs(one.start - other.start) < _SECONDS_APART:
-            raise IllPosedError("both happen at nearly the same time")
-        return "before" if one.start < other.start else "after"
+        if one.start + SECONDS_APART <= other.earliest:
+            return "before"
+        return sure(
+            "after" if other.start + SECONDS_APART <= one.earliest else None, "both begin at about the same time"
+        )
 
     def _holds(self, node: programs.Holds) -> str:
         last = self.looks.last_second()
         at = 0.0 if node.at == "start" else last if node.at == "end" else self.looks.image_second()
         if at is None or last is None:
             raise IllPosedError("when the {} is, is not known", node.at)
-        early, late = max(at - _SECONDS_APART, 0.0), min(at + _SECONDS_APART, last)
+        early, late = max(at - SECONDS_APART, 0.0), min(at + SECONDS_APART, last)
         for event in self._events(node.of):
             end = last if event.relation.end is None else event.relation.end
             if event.start <= late and end >= early:

@@ -49,6 +49,8 @@ def import_graphs(
         raise FileExistsError(f"out={out}: it exists already. Give another name, or remove it.")
     if form not in IMPORTERS:
         raise ValueError(f"form={form!r}: expected one of {', '.join(IMPORTERS)}.")
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"out={out}: its folder is not there.")
     if media is not None and not Path(media).is_dir():
         raise FileNotFoundError(f"media={media}: no such folder.")
     faults = Faults()
@@ -59,11 +61,15 @@ def import_graphs(
 
 
 def _some(records: Iterable[SceneRecord], source: Path, faults: Faults) -> Iterator[SceneRecord]:
-    """All of them; refuses there being none, before anything is written."""
-    count = 0
-    for count, record in enumerate(records, start=1):  # noqa: B007
+    """Each of them once; ValueError where there is none."""
+    seen = set()
+    for record in records:
+        if record.scene_id in seen:
+            faults.add(source, record.scene_id, "it stands there twice")
+            continue
+        seen.add(record.scene_id)
         yield record
-    if not count:
+    if not seen:
         raise ValueError(f"source={source}: no scene graph could be read: {faults.to_text()}.")
 
 

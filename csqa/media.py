@@ -15,6 +15,7 @@ from PIL import Image as Picture
 from polyv.csqa.records import Media
 from polyv.processing.posed_views import PosedViews
 from polyv.processing.still_images import load_image
+from polyv.processing.view_sampling import VIDEO_FORMATS
 
 
 COLUMNS = {"image": "images", "video": "videos", "scene": "scenes"}
@@ -86,12 +87,14 @@ def encode(kind: str, media: Media, folder: Path) -> dict[str, Any]:
         return _png(Picture.fromarray(views.images[media.image_view or 0]))
     if kind == "image":
         load_image(path)
+    else:
+        next(video_frames(str(path)))  # nothing but a video goes in
     return {"bytes": path.read_bytes(), "path": None}
 
 
 def video_frames(source: str | BytesIO) -> Iterator[np.ndarray]:
     """The frames of a video, uint8 [H, W, 3], upright, one by one. ValueError: it is none."""
-    with av.open(source) as container:
+    with av.open(source, options={"format_whitelist": VIDEO_FORMATS}) as container:
         for frame in container.decode(video=0):  # type: ignore[union-attr]
             yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
 

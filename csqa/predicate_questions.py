@@ -7,6 +7,8 @@ Annotated graphs have dozens of these. The predicates of the simulated world hav
 from collections.abc import Iterator
 from itertools import product
 
+from polyv.csqa.executor import SECONDS_APART, execute
+from polyv.csqa.looks import IllPosedError
 from polyv.csqa.programs import Any, Count, Holds, Name, Nth, Order, Predicate, Subject, Subjects, Target
 from polyv.csqa.records import Relation, SceneObject
 from polyv.csqa.templates import ORDINALS, Family, Medium, Proposal, Propose, Scene, Template, events, first
@@ -43,37 +45,62 @@ def _slots(a: SceneObject, predicate: str, b: SceneObject | None = None, **more:
 
 def does_first(scene: Scene) -> Iterator[Proposal]:
     """What something does it to first."""
-    for a, p, _, _ in _told(scene, "video"):
-        if _is_action(p):
+    for a, p, _, each in _told(scene, "video"):
+        if _is_action(p) and _is_first_by_far(scene, p, "subject", each.subject):
             yield Proposal(_slots(a, p), Name(of=Target(of=first(events(p, a)))))
 
 
 def done_first_by(scene: Scene) -> Iterator[Proposal]:
     """What does it to something first."""
-    for _, p, b, _ in _told(scene, "video"):
-        if _is_action(p):
+    for _, p, b, each in _told(scene, "video"):
+        if _is_action(p) and _is_first_by_far(scene, p, "object", each.object):
             yield Proposal(_slots(b, p), Name(of=Subject(of=first(events(p, target=b)))))
 
 
 def does_next(scene: Scene) -> Iterator[Proposal]:
-    """What something does it to after it did so to something else."""
-    for a, p, b, _ in _told(scene, "video"):
-        then = first(events(p, a, after=Nth(of=events(p, a, b), index=-1)))
-        yield Proposal(_slots(a, p, b), Name(of=Target(of=then)))
+    """What something does it to once it does so no longer to something else."""
+    for a, p, b, each in _told(scene, "video"):
+        its = [other for other in _by_start(scene) if (other.subject, other.predicate) == (each.subject, p)]
+        then = _next_to_begin(each, its)
+        if then is not None and each is [other for other in its if other.object == each.object][-1]:
+            program = first(events(p, a, after=Nth(of=events(p, a, b), index=-1)))
+            yield Proposal(_slots(a, p, b), Name(of=Target(of=program)))
 
 
 def does_then(scene: Scene) -> Iterator[Proposal]:
-    """What else something does to the same thing afterwards."""
+    """What else something does to the same thing once it no longer does the first."""
     for a, p, b, each in _told(scene, "video"):
-        if _is_action(p) and _is_alone(scene, each):
-            then = first(events(None, a, b, after=first(events(p, a, b))))
-            yield Proposal(_slots(a, p, b), Predicate(of=then))
+        ends = (each.subject, each.object)
+        theirs = [other for other in _by_start(scene) if (other.subject, other.object) == ends]
+        then = _next_to_begin(each, theirs)
+        is_first = each is next(other for other in theirs if other.predicate == p)
+        if then is not None and is_first and _is_action(p) and _is_action(then.predicate) and then.predicate != p:
+            program = first(events(None, a, b, after=first(events(p, a, b))))
+            yield Proposal(_slots(a, p, b), Predicate(of=program))
 
 
-def _is_alone(scene: Scene, relation: Relation) -> bool:
-    """Whether nothing else between the same two begins together with it."""
-    same = (relation.subject, relation.object, relation.start)
-    return sum((each.subject, each.object, each.start) == same for each in scene.record.relations) == 1
+def _by_start(scene: Scene) -> list[Relation]:
+    return sorted(scene.record.relations, key=lambda relation: relation.start or 0.0)
+
+
+def _is_first_by_far(scene: Scene, predicate: str, end: str, id: str | None) -> bool:
+    """Whether the first of the relations of a predicate at one end begins clearly before the second one."""
+    relations = [each for each in scene.record.relations if each.predicate == predicate and getattr(each, end) == id]
+    starts = sorted(each.start or 0.0 for each in relations)
+    return len(starts) == 1 or starts[1] - starts[0] >= SECONDS_APART
+
+
+def _next_to_begin(relation: Relation, relations: list[Relation]) -> Relation | None:
+    """The first of the relations, in the order of their starts, that begins once this one is over, if none goes on meanwhile."""
+    if relation.start is None or relation.end is None:
+        return None
+    begun = [each.start or 0.0 for each in relations]
+    at = next(index for index, each in enumerate(relations) if each is relation)
+    before, after = relations[:at], relations[at + 1 :]
+    over = all(each.end is not None and each.end <= relation.start for each in before)
+    if not over or not after or begun[at + 1] < relation.end:
+        return None
+    return after[0] if len(after) == 1 or begun[at + 2] - begun[at + 1] >= SECONDS_APART else None
 
 
 def whether_does(scene: Scene) -> Iterator[Proposal]:
@@ -86,11 +113,17 @@ def whether_does(scene: Scene) -> Iterator[Proposal]:
 
 def order(scene: Scene) -> Iterator[Proposal]:
     """Which of two things that something does begins first."""
-    told = [each for each in _told(scene, "video") if _is_action(each[1]) and each[3].start]
+    told = [each for each in _told(scene, "video") if _is_action(each[1]) and _begins_in_the_video(scene, each[3])]
     for (a, p, b, _), (other, q, c, _) in product(told, told):
         if a is other and (p, b) != (q, c):
             program = Order(one=first(events(p, a, b)), other=first(events(q, a, c)))
             yield Proposal(_slots(a, p, b, q=q, c=c.name), program)
+
+
+def _begins_in_the_video(scene: Scene, relation: Relation) -> bool:
+    """Whether the first of its kind between the two begins later than the video."""
+    ends = (relation.subject, relation.predicate, relation.object)
+    return all(each.start for each in scene.record.relations if (each.subject, each.predicate, each.object) == ends)
 
 
 def still_does(scene: Scene) -> Iterator[Proposal]:
@@ -101,10 +134,12 @@ def still_does(scene: Scene) -> Iterator[Proposal]:
 
 def no_longer(scene: Scene) -> Iterator[Proposal]:
     """Whether what the picture shows still holds when the video ends."""
-    at = scene.looks.image_second()
-    for a, p, b, each in _told(scene, "image", "video"):
-        end = scene.looks.last_second() if each.end is None else each.end
-        if at is not None and end is not None and each.start is not None and each.start <= at <= end:
+    for a, p, b, _ in _told(scene, "image", "video"):
+        try:
+            shown = execute(Holds(of=events(p, a, b), at="image"), scene.record).answer
+        except IllPosedError:
+            continue
+        if shown == "yes":
             yield Proposal(_slots(a, p, b), Holds(of=events(p, a, b), at="end"))
 
 

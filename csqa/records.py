@@ -7,15 +7,25 @@ poses; the world's z axis points up. What an annotation does not tell is None or
 
 import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Literal, get_args
+from pathlib import Path, PureWindowsPath
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 
 Vector = tuple[float, float, float]
 Box = tuple[float, float, float, float]
 Matrix = tuple[Box, ...]
+Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 SURROUNDINGS = ("floor", "ground", "wall", "ceiling")
@@ -24,7 +34,7 @@ SURROUNDINGS = ("floor", "ground", "wall", "ceiling")
 class Record(BaseModel):
     """A part of a scene graph: it cannot be changed, and refuses fields that it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Camera(Record):
@@ -68,7 +78,7 @@ class SceneObject(Record):
     """
 
     id: str
-    category: str
+    category: Phrase
     attributes: dict[str, str] = {}
     fixture: bool = False
     position: Vector | None = None
@@ -93,17 +103,19 @@ class Relation(Record):
         predicate: such as "on", "hits", "holding". Questions say "is" before it, but of the world's own ("hits", "moves",
             "falls_from", "rolls_down").
         object: id of an object, or a word for what is none ("floor"); None where the predicate takes none ("moves").
-        start: seconds; None where it holds from the start.
+        start: seconds; None where it holds from the start, or from when on is not known.
+        not_before: seconds, up to which it surely did not hold, where only some frames were annotated. None: up to `start`.
         end: seconds; None where it holds to the end.
         view: index of the posed view that it holds in; None where the viewpoint is of no matter.
     """
 
     subject: str
-    predicate: str
+    predicate: Phrase
     object: str | None = None
     start: float | None = None
     end: float | None = None
-    view: int | None = None
+    view: NonNegativeInt | None = None
+    not_before: float | None = None
 
 
 class Media(Record):
@@ -123,11 +135,19 @@ class Media(Record):
     image: str | None = None
     video: str | None = None
     scene: str | None = None
-    image_frame: int | None = None
-    image_view: int | None = None
-    num_views: int | None = None
+    image_frame: NonNegativeInt | None = None
+    image_view: NonNegativeInt | None = None
+    num_views: PositiveInt | None = None
     alignment: Matrix | None = None
     shared: bool = True
+
+    @field_validator("image", "video", "scene")
+    @classmethod
+    def _stays_inside(cls, path: str | None) -> str | None:
+        parts = PureWindowsPath(path or "")  # it splits at both kinds of slash
+        if parts.root or parts.drive or ".." in parts.parts:
+            raise ValueError("the path leads out of the folder of the records")
+        return path
 
 
 class SceneRecord(Record):

@@ -29,6 +29,8 @@ from polyv.processing.scene_files import (
     read_depth,
     rscan_files,
     scannet_files,
+    turn_intrinsics,
+    turn_pose,
     write_matrix,
 )
 from polyv.processing.still_images import MAX_IMAGE_PIXELS, open_image, short, to_rgb, unreadable
@@ -175,7 +177,7 @@ class PosedViews:
         chosen = [tracked[index] for index in select_views(len(tracked), num_views)]
         for name in chosen:
             check_pose(poses[name], str(files.pose[name]))
-        return _from_files(
+        views = _from_files(
             [files.colour[name] for name in chosen],
             [files.depth[name] for name in chosen],
             np.stack([poses[name] for name in chosen]),
@@ -184,6 +186,7 @@ class PosedViews:
             sizes=[files.colour_size] * len(chosen),
             max_image_pixels=max_image_pixels,
         )
+        return views._turned() if files.lying else views
 
     @classmethod
     def from_transforms(
@@ -234,6 +237,13 @@ class PosedViews:
             sizes=[size for _, size in cameras],
             max_image_pixels=max_image_pixels,
         )
+
+    def _turned(self) -> "PosedViews":
+        """The same views, each turned clockwise."""
+        images, depths = (np.rot90(pictures, -1, (1, 2)) for pictures in (self.images, self.depths))
+        intrinsics = turn_intrinsics(self.intrinsics, self.depths.shape[1])
+        image_intrinsics = turn_intrinsics(self.image_intrinsics, self.images.shape[1])
+        return PosedViews(images, depths, intrinsics, turn_pose(self.poses), image_intrinsics)
 
     def select(self, num_views: int | None) -> "PosedViews":
         """At most `num_views` of the views, spread evenly over the trajectory."""

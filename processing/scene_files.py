@@ -34,13 +34,14 @@ def read_depth(path: Path, scale: float, max_pixels: int) -> np.ndarray:
 
 class SceneFiles(NamedTuple):
     """The files of a scene by view, in order; (where it stands, 3×3 intrinsics) of the cameras "color" and "depth"; (width,
-    height) of the pictures, if that is told."""
+    height) of the pictures, if that is told; whether they lie on their left side and are to be turned clockwise."""
 
     colour: dict[str, Path]
     depth: dict[str, Path]
     pose: dict[str, Path]
     cameras: dict[str, tuple[str, np.ndarray]]
     colour_size: tuple[int, int] | None = None
+    lying: bool = False
 
     def tracked(self) -> dict[str, np.ndarray]:
         """The poses of those views that the tracker did not lose."""
@@ -60,7 +61,8 @@ def scannet_files(folder: Path) -> SceneFiles:
 def rscan_files(folder: Path) -> SceneFiles:
     """The files of 3RScan's unpacked sequence.zip. FileNotFoundError where one is missing.
 
-    As in github.com/WaldJohannaU/3RScan (FAQ.md; c++/rio_lib/src/rio_lib/sequence.cc).
+    As in github.com/WaldJohannaU/3RScan (FAQ.md; c++/rio_lib/src/rio_lib/sequence.cc). Its pictures were taken with a phone held
+    upright and are stored lying: its own renderer turns what it draws (c++/rio_renderer/src/renderer.cc).
     """
     ends = (".color.jpg", ".depth.pgm", ".pose.txt")
     colour, depth, pose = (
@@ -81,7 +83,24 @@ def rscan_files(folder: Path) -> SceneFiles:
     size = told.get("m_colorWidth", ""), told.get("m_colorHeight", "")
     if not all(number.strip().isdecimal() for number in size):
         raise ValueError(f"{info}: m_colorWidth and m_colorHeight are {size!r:.80}, expected two numbers.")
-    return SceneFiles(colour, depth, pose, cameras, (int(size[0]), int(size[1])))
+    return SceneFiles(colour, depth, pose, cameras, (int(size[0]), int(size[1])), lying=True)
+
+
+# Columns: the axes of a camera that is turned clockwise (right, down, ahead), as the camera that was not has them.
+_TURNED = np.array([[0.0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+def turn_pose(pose: np.ndarray) -> np.ndarray:
+    """Camera-to-world poses `[..., 4, 4]` of cameras whose pictures are turned clockwise."""
+    return pose @ _TURNED
+
+
+def turn_intrinsics(intrinsics: np.ndarray, height: int) -> np.ndarray:
+    """Intrinsics `[..., 3, 3]` of pictures turned clockwise, which were `height` pixels high."""
+    turned = np.zeros_like(intrinsics)
+    turned[..., 0, 0], turned[..., 1, 1], turned[..., 2, 2] = intrinsics[..., 1, 1], intrinsics[..., 0, 0], 1
+    turned[..., 0, 2], turned[..., 1, 2] = height - 1 - intrinsics[..., 1, 2], intrinsics[..., 0, 2]
+    return turned
 
 
 def _check_views(frames: dict[Path, dict[str, Path]]) -> None:

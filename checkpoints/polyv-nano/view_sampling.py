@@ -14,7 +14,7 @@ from .still_images import MAX_IMAGE_PIXELS, fetch, is_address, short
 
 # Only containers of moving pictures. FFmpeg would also "play" text files, single pictures, and play lists that name
 # other files or addresses: an uploaded file must not make us read those.
-_VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,nut"
+VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,nut"
 
 
 def select_views(count: int, limit: int | None) -> np.ndarray:
@@ -99,7 +99,7 @@ def read_video(
     if isinstance(source, str) and not os.path.isfile(source):
         raise FileNotFoundError(f"video {name}: no such file.")
     try:
-        container = av.open(source, options={"format_whitelist": _VIDEO_FORMATS})
+        container = av.open(source, options={"format_whitelist": VIDEO_FORMATS})
     except (av.FFmpegError, OSError, UnicodeError) as error:  # the last over texts within the file
         why = getattr(error, "strerror", error)
         raise ValueError(

@@ -6,10 +6,9 @@ The format is that of github.com/JingweiJ/ActionGenome (README.md; tools/load_an
     annotations/object_bbox_and_relationship.pkl   {"VIDEO.mp4/000089.png": [of each class of objects: class; bbox (x, y, w, h) or
         None; visible; attention_, spatial_, contacting_relationship: lists, or None where it is not visible; metadata: tag, set]}
     annotations/person_bbox.pkl   {the same keys: of a detector, bbox, float32 [n, 4] (x0, y0, x1, y1); bbox_score [n]; bbox_size (w, h)}
-    videos/VIDEO.mp4              frame 000001 is its first one, at its own rate ("not always 24")
-
+    videos/VIDEO.mp4: frame 000001 is its first one, at its own rate ("not always 24")
 Persons look at objects and touch them; where objects are is told with regard to the person. Five frames of each action were
-annotated, with the objects of that action: what happens between them, and what else there is, is not known.
+annotated, with the objects of that action: when something begins is known from the frame before that did not tell of it.
 """
 
 from collections.abc import Iterator
@@ -17,18 +16,17 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
-import av
 from pydantic import BaseModel, Field
 
-from polyv.csqa.importers.annotations import SPLIT_NAMES, Faults, in_time, read_pickle, runs
+from polyv.csqa.importers.annotations import SPLIT_NAMES, Faults, check_name, in_time, read_pickle, runs, video_clock
 from polyv.csqa.records import Appearance, Box, Camera, Media, Relation, SceneObject, SceneRecord
 
 
 _WHAT = "an annotation of Action Genome: a dictionary of VIDEO.mp4/FRAME.png"
 _FILES = ("object_bbox_and_relationship.pkl", "person_bbox.pkl")
 _PERSON = "person"
-# They say that nothing is known, or, "in", not who is in whom; the last does not read after "is".
-_VAGUE = {"unsure", "not_looking_at", "not_contacting", "other_relationship", "in", "have_it_on_the_back"}
+# They say what is not so, or, "in", not who is in whom; the last does not read after "is".
+_VAGUE = {"not_looking_at", "not_contacting", "other_relationship", "in", "have_it_on_the_back"}
 
 
 class _Entry(BaseModel):
@@ -49,10 +47,10 @@ def read_action_genome(folder: Path, media: Path | None, faults: Faults) -> Iter
     frames: dict[str, dict[int, dict[str, _Entry]]] = {}
     for key, entries in told.items():
         with faults.leaving_out(file, repr(key)):
-            video, number = key.split("/")[0], int(Path(key).stem)
+            video, number = check_name(key.split("/")[0]), int(Path(key).stem)
             for entry in faults.read(file, repr(key), entries, _Entry.model_validate):
                 if frames.setdefault(video, {}).setdefault(number, {}).setdefault(entry.name, entry) is not entry:
-                    raise ValueError(f"{entry.name!r} stands twice in this frame")
+                    faults.add(file, repr(key), f"{entry.name!r} stands twice in this frame")
     for video, by_number in sorted(frames.items()):
         with faults.leaving_out(file, f"{video!r}"):
             people = {number: persons.get(f"{video}/{number:06d}.png", {}) for number in by_number}
@@ -67,12 +65,10 @@ def _record(video: str, frames: dict[int, dict[str, _Entry]], people: dict[int, 
     sets = {entry.metadata["set"] for seen in frames.values() for entry in seen.values()}
     if len(sets) != 1 or not sets <= SPLIT_NAMES.keys():
         raise ValueError(f"its entries are of the sets {', '.join(sorted(sets))}, expected one of train and test")
-    with av.open(str(media / "videos" / video)) as container:
-        stream = container.streams.video[0]
-        fps, duration = float(stream.average_rate or 0), float((stream.duration or 0) * (stream.time_base or 0))
-    if not fps * duration:
-        raise ValueError(f"videos/{video} does not tell its frames a second, or its length")
+    fps, duration = video_clock(media / "videos" / video)
     times = {number: (number - 1) / fps for number in frames}
+    if not 0 <= min(times.values()) <= max(times.values()) <= duration:
+        raise ValueError(f"its frames {min(frames)} to {max(frames)} are not in videos/{video}, of {duration:.1f} s")
     sizes = [person["bbox_size"] for person in people.values() if person]
     names = sorted({name for seen in frames.values() for name in seen})
     looks = {name: tuple(_look(seen.get(name)) for seen in frames.values()) for name in names}
@@ -99,12 +95,16 @@ def _relations(frames: dict[int, dict[str, _Entry]], names: list[str], times: di
     """Of each object and word, from the first to the last of the frames in a row that tell of the object, and that word of it."""
     for name, kind in product(names, ("attention", "spatial", "contacting")):
         subject, target = (name, _PERSON) if kind == "spatial" else (_PERSON, name)
-        told = {number: seen[name] for number, seen in frames.items() if name in seen}
-        words = {number: getattr(entry, f"{kind}_relationship") or [] for number, entry in told.items()}
-        for word in sorted(set(chain.from_iterable(words.values())) - _VAGUE):
-            for first, last in runs({number: word in those for number, those in words.items()}):
-                start, end, predicate = times[first], times[last], word.replace("_", " ")
-                yield Relation(subject=subject, predicate=predicate, object=target, start=start, end=end)
+        seen = {
+            number: getattr(there[name], f"{kind}_relationship") for number, there in frames.items() if name in there
+        }
+        told = {number: words for number, words in seen.items() if words and "unsure" not in words}
+        before = dict(zip(told, [None, *map(times.__getitem__, told)], strict=False))
+        for word in sorted(set(chain.from_iterable(told.values())) - _VAGUE):
+            for first, last in runs({number: word in words for number, words in told.items()}):
+                start, called = None if before[first] is None else times[first], word.replace("_", " ")
+                span = Relation(subject=subject, predicate=called, object=target, start=start, end=times[last])
+                yield span.model_copy(update={"not_before": before[first]})
 
 
 def _look(entry: _Entry | None) -> Appearance | None:

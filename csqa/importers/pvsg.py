@@ -20,13 +20,13 @@ from typing import Any
 
 from pydantic import BaseModel, PositiveFloat, PositiveInt, TypeAdapter
 
-from polyv.csqa.importers.annotations import SPLIT_NAMES, Faults, check_ends, in_time, label_boxes, read_json
+from polyv.csqa.importers import annotations as read
+from polyv.csqa.importers.annotations import SPLIT_NAMES, Faults, check_name, in_time
+from polyv.csqa.importers.predicates import told_throughout
 from polyv.csqa.records import Appearance, Camera, Media, Relation, SceneObject, SceneRecord
 
 
 _WHAT = 'pvsg.json of PVSG: an object with the keys "data" and "split"'
-# Where things are is annotated where it matters: that it is not told of some does not say that it is not so.
-_PLACES = ("above", "behind", "below", "beside", "in front of", "near", "next to", "over", "under")
 
 
 class _Meta(BaseModel):
@@ -54,21 +54,21 @@ _RELATION = TypeAdapter(tuple[int, int, str, list[tuple[int, int]]])
 
 def read_pvsg(file: Path, media: Path | None, faults: Faults) -> Iterator[SceneRecord]:
     """An `Importer` of pvsg.json; the media are in the folders SOURCE/videos and SOURCE/masks."""
-    content = read_json(file, _WHAT, lambda it: isinstance(it, dict) and it.keys() >= {"data", "split"})
-    places = {
-        video: (source, SPLIT_NAMES[name])
-        for source, splits in content["split"].items()
-        for name, videos in splits.items()
-        for video in videos
-    }
+    content = read.read_json(file, _WHAT, read.with_keys(data=list, split=dict))
+    places = {}
+    for source, splits in content["split"].items():
+        for name, videos in splits.items():
+            places.update(dict.fromkeys(videos, (check_name(source), SPLIT_NAMES[name])))
     for index, row in enumerate(content["data"]):
         with faults.leaving_out(file, f"data[{index}]"):
             video = _Video.model_validate(row)
             if video.video_id not in places:
                 raise ValueError(f"its video {video.video_id!r} is in no split")
-            source, split = places[video.video_id]
+            source, split = places[check_name(video.video_id)]
+            left_out = len(faults.found)
             told = faults.read(file, f"data[{index}].relations", video.relations, partial(_relations, video))
             relations = in_time(chain.from_iterable(told))
+            predicates = told_throughout(relations) if len(faults.found) == left_out else ()
             times, looks = _looks(video, media / source / "masks" / video.video_id) if media else ((), {})
             yield SceneRecord(
                 scene_id=f"{source}-{video.video_id}",
@@ -81,7 +81,7 @@ def read_pvsg(file: Path, media: Path | None, faults: Faults) -> Iterator[SceneR
                 duration=video.meta.num_frames / video.meta.fps,
                 times=times or None,
                 video_cameras=(Camera(width=video.meta.width, height=video.meta.height),) if times else (),
-                predicates=tuple(sorted({relation.predicate for relation in relations}.difference(_PLACES))),
+                predicates=predicates,
                 provenance={"video": video.video_id, "row": index},
             )
 
@@ -93,21 +93,19 @@ def _object(thing: _Object, looks: tuple[Appearance, ...]) -> SceneObject:
 def _relations(video: _Video, row: Any) -> list[Relation]:
     subject, target, predicate, spans = _RELATION.validate_python(row)
     meta, ids = video.meta, {thing.object_id for thing in video.objects}
-    check_ends(subject, target, ids)
-    if bad := [span for span in spans if not 0 <= span[0] <= span[1]]:
-        raise ValueError(f"{list(bad[0])} is no span of frames")
-    ends = [None if last >= meta.num_frames - 1 else (last + 1) / meta.fps for _, last in spans]
-    return [
-        Relation(subject=str(subject), predicate=predicate, object=str(target), start=first / meta.fps, end=end)
-        for (first, _), end in zip(spans, ends, strict=True)
-    ]
+    read.check_ends(subject, target, ids)
+    if bad := [span for span in spans or [(-1, -1)] if not 0 <= span[0] <= span[1] or span[0] >= meta.num_frames]:
+        raise ValueError(f"{list(bad[0])} is no span of its {meta.num_frames} frames")
+    words = partial(Relation, subject=str(subject), predicate=predicate, object=str(target))
+    ends = {last: None if last >= meta.num_frames - 1 else (last + 1) / meta.fps for _, last in read.merged(spans)}
+    return [words(start=first / meta.fps, end=ends[last]) for first, last in read.merged(spans)]
 
 
 def _looks(video: _Video, masks: Path) -> tuple[tuple[float, ...], dict[int, tuple[Appearance, ...]]]:
     """The times of two to three frames a second, as far as there are masks of them, and how each object shows there."""
-    meta, last = video.meta, video.meta.num_frames - 1
-    frames = dict.fromkeys([*range(0, last, max(int(meta.fps * 0.4), 1)), last])
-    files = {frame: file for frame in frames if (file := masks / f"{frame:04d}.png").is_file()}
+    meta, step = video.meta, max(int(video.meta.fps * 0.4), 1)
+    known = {int(file.stem): file for file in masks.glob("*.png")}
+    files = {frame: known[frame] for frame in sorted(known) if frame % step == 0 or frame == meta.num_frames - 1}
     ids = [thing.object_id for thing in video.objects]
-    looks = [label_boxes(file, ids, (meta.height, meta.width)) for file in files.values()]
+    looks = [read.label_boxes(file, ids, (meta.height, meta.width)) for file in files.values()]
     return tuple(frame / meta.fps for frame in files), {id: tuple(look[id] for look in looks) for id in ids}

@@ -3,33 +3,31 @@
 
 The formats are those of github.com/WaldJohannaU/3RScan (README.md, FAQ.md; c++/rio_lib/src/rio_lib/data.cc, rio.cc, sequence.cc):
 
-    3RScan.json           [{"reference": id, "type": "train" | "validation" | "test", "scans": [{"reference": id of a rescan,
-                           "transform": 16 numbers, column by column, from the rescan to the reference}]}]
-    ID/semseg.v2.json     {"segGroups": [{"objectId", "label", "obb": {"centroid", "axesLengths", "normalizedAxes"}}]}, metres
-    ID/sequence/          of sequence.zip: _info.txt, frame-N.color.jpg, frame-N.depth.pgm, frame-N.pose.txt; and of
-                          rio_renderer_render_all: frame-N.bb.txt (id x0 y0 x1 y1) and frame-N.visibility.txt (id, …: the 4th
-                          number is how much of it is inside the picture, the 7th how much of that is not hidden)
+    3RScan.json         [{"reference": id, "type": "train" | "validation" | "test", "scans": [{"reference": id of a rescan,
+                         "transform": 16 numbers, column by column, from the rescan to the reference}]}]
+    ID/semseg.v2.json   {"segGroups": [{"objectId", "label", "obb": {"centroid", "axesLengths", "normalizedAxes"}}]}, metres
+    ID/sequence/        _info.txt, frame-N.color.jpg, .depth.pgm, .pose.txt; and of rio_renderer_render_all, .bb.txt (id x0 y0 x1 y1, of
+                        the stored picture) and .visibility.txt (id, …; 4th: how much is inside the picture, 7th: not hidden)
 
-FAQ.md says that the transforms are in millimetres; its library adds them to metres. Both kinds of file are told apart by their
-largest translation: no room is 30 m from another scan of itself, and no file of millimetres stays below 30 of them.
+FAQ.md says that transforms are in millimetres, its library adds them to metres: told apart by their median, above 30 or below.
 """
 
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, Field
 
-from polyv.csqa.importers.annotations import SPLIT_NAMES, Faults, read_json
+from polyv.csqa.importers.annotations import SPLIT_NAMES, Faults, read_json, with_keys
 from polyv.csqa.records import Appearance, Camera, Split, Vector
 from polyv.processing.scene_checks import check_pose
-from polyv.processing.scene_files import rscan_files
+from polyv.processing.scene_files import rscan_files, turn_intrinsics, turn_pose
 from polyv.processing.view_sampling import select_views
 
 
 _WHAT = '3RScan.json of 3RScan: a list of objects with the key "reference"'
-_SEMSEG = 'semseg.v2.json of 3RScan: an object with the key "segGroups"'
-_LARGEST = 30.0  # metres
+_LARGEST = 30.0
 
 
 class _Rescan(BaseModel):
@@ -64,10 +62,10 @@ class Place(NamedTuple):
 
 def read_places(file: Path, faults: Faults) -> dict[str, Place]:
     """The place of each scan of 3RScan.json. Rescans are of the split of their reference."""
-    rows = read_json(file, _WHAT, lambda it: isinstance(it, list) and all("reference" in row for row in it))
+    rows = read_json(file, _WHAT, lambda it: isinstance(it, list) and any(map(with_keys(reference=str), it)))
     environments = list(faults.read(file, "", rows, _Environment.model_validate))
-    shifts = [abs(x) for row in environments for scan in row.scans for x in (scan.transform or [])[12:15]]
-    unit = 0.001 if max(shifts, default=0.0) > _LARGEST else 1.0
+    shifts = [max(map(abs, scan.transform[12:15])) for row in environments for scan in row.scans if scan.transform]
+    unit = 0.001 if shifts and median(shifts) > _LARGEST else 1.0
     places = {row.reference: Place(row.reference, SPLIT_NAMES[row.type], np.eye(4)) for row in environments}
     for row in environments:
         for scan in row.scans:
@@ -75,13 +73,15 @@ def read_places(file: Path, faults: Faults) -> dict[str, Place]:
             motion[:3, 3] *= unit
             with faults.leaving_out(file, scan.reference):
                 check_pose(motion, "its transform")
+                if (shift := np.abs(motion[:3, 3]).max()) > _LARGEST:
+                    raise ValueError(f"its transform shifts it by {shift:.0f} m")
                 places[scan.reference] = Place(row.reference, SPLIT_NAMES[row.type], motion)
     return places
 
 
 def read_boxes(folder: Path, motion: np.ndarray) -> dict[str, dict[str, Any]]:
     """`position` and `extent` of each object of a scan, metres, after `motion`."""
-    content = read_json(folder / "semseg.v2.json", _SEMSEG, lambda it: isinstance(it, dict) and "segGroups" in it)
+    content = read_json(folder / "semseg.v2.json", 'an object with the key "segGroups"', with_keys(segGroups=list))
     boxes = {}
     for group in map(_Group.model_validate, content["segGroups"]):
         axes = np.reshape(group.obb.axes, (3, 3)) @ motion[:3, :3].T
@@ -92,25 +92,25 @@ def read_boxes(folder: Path, motion: np.ndarray) -> dict[str, dict[str, Any]]:
 
 
 def read_views(folder: Path, count: int, motion: np.ndarray) -> tuple[tuple[Camera, ...], list[dict[str, Appearance]]]:
-    """Cameras of `count` views, evenly spread (as `PosedViews.load` takes them), and how objects show where that was rendered."""
+    """Cameras of `count` views, as `PosedViews.load` takes and turns them, and how objects show where that was rendered."""
     files = rscan_files(folder)
     poses = files.tracked()
     names = [list(poses)[index] for index in select_views(len(poses), count)]
-    intrinsics, (width, height) = files.cameras["color"][1].tolist(), files.colour_size or (0, 0)
-    cameras = [
-        Camera(pose=(motion @ poses[name]).tolist(), intrinsics=intrinsics, width=width, height=height)
-        for name in names
-    ]
+    width, height = files.colour_size or (0, 0)
+    intrinsics = turn_intrinsics(files.cameras["color"][1], height).tolist()
+    turned = {name: (motion @ turn_pose(poses[name])).tolist() for name in names}
+    cameras = tuple(Camera(pose=turned[name], intrinsics=intrinsics, width=height, height=width) for name in names)
     rendered = [(folder / f"{name}.bb.txt", folder / f"{name}.visibility.txt") for name in names]
     if not all(file.is_file() for both in rendered for file in both):
-        return tuple(cameras), []
-    return tuple(cameras), [_looks(*both) for both in rendered]
+        return cameras, []
+    return cameras, [_looks(*both, height) for both in rendered]
 
 
-def _looks(boxes: Path, visibility: Path) -> dict[str, Appearance]:
+def _looks(boxes: Path, visibility: Path, height: int) -> dict[str, Appearance]:
+    """Boxes are those of the stored picture, `height` pixels high: they are turned with it."""
     shares = {id: inside * shown for id, _, _, inside, _, _, shown in _numbers(visibility, 7)}
-    places = {id: (x0, y0, x1, y1) for id, x0, y0, x1, y1 in _numbers(boxes, 5)}
-    return {str(int(id)): Appearance(box=box, visible=min(shares.get(id, 0.0), 1.0)) for id, box in places.items()}
+    turned = {id: (height - y1, x0, height - y0, x1) for id, x0, y0, x1, y1 in _numbers(boxes, 5)}
+    return {str(int(id)): Appearance(box=box, visible=min(shares.get(id, 0.0), 1.0)) for id, box in turned.items()}
 
 
 def _numbers(file: Path, count: int) -> list[list[float]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from polyv.csqa.importers.annotations import Faults, check_ends, read_json
+from polyv.csqa.importers.annotations import Faults, check_ends, check_name, read_json, with_keys
 from polyv.csqa.importers.rscan import Place, read_boxes, read_places, read_views
 from polyv.csqa.records import SURROUNDINGS, Appearance, Media, Relation, SceneObject, SceneRecord
 
@@ -26,19 +26,9 @@ _NUM_VIEWS = 8
 # They depend on a viewpoint that nobody tells, or say nothing.
 _VAGUE = ("none", "left", "right", "front", "behind", "in front of", "of the same as")
 _WORDED = {"build in": "built into", "cover": "covering", "close by": "close to", "more closed": "more closed than"}
-# All of these were annotated; of comparisons and of what is close, some.
-_CARRYING = (
-    "attached",
-    "built",
-    "connected",
-    "covering",
-    "hanging",
-    "inside",
-    "leaning",
-    "lying",
-    "standing",
-    "supported",
-)
+# All of these were annotated; of what is close, and of comparisons, some; and what stands on a thing is supported by it, too.
+_CARRYING = {f"{how} {where}" for how in ("standing", "lying", "hanging") for where in ("on", "in")}
+_CARRYING |= {"leaning against", "built into", "covering"}
 
 
 class _Object(BaseModel):
@@ -53,12 +43,14 @@ _RELATION = TypeAdapter(tuple[int | str, int | str, int, str])
 def read_3dssg(folder: Path, media: Path | None, faults: Faults) -> Iterator[SceneRecord]:
     """An `Importer` of the folder of the three files; the media are the folders of the scans."""
     file = folder / "relationships.json"
-    graphs, lists = (read_json(folder / name, _WHAT, _has_scans)["scans"] for name in (file.name, "objects.json"))
-    nodes_of = {row["scan"]: row.get("objects", ()) for row in lists if "scan" in row}
+    graphs, lists = (
+        read_json(folder / name, _WHAT, with_keys(scans=list))["scans"] for name in (file.name, "objects.json")
+    )
+    nodes_of = {row["scan"]: row.get("objects", ()) for row in lists if isinstance(row, dict) and "scan" in row}
     places = read_places(folder / "3RScan.json", faults)
     for index, row in enumerate(graphs):
         with faults.leaving_out(file, f"scans[{index}]"):
-            scan = row["scan"]
+            scan, left_out = check_name(row["scan"]), len(faults.found)
             for name, known in (("3RScan.json", places), ("objects.json", nodes_of)):
                 if scan not in known:
                     raise ValueError(f"its scan {scan!r} is not in {name}, or stands there twice")
@@ -66,11 +58,8 @@ def read_3dssg(folder: Path, media: Path | None, faults: Faults) -> Iterator[Sce
             objects = list(faults.read(folder / "objects.json", f"{scan}.objects", nodes, _Object.model_validate))
             reader = partial(_relation, ids={str(thing.id) for thing in objects})
             told = faults.read(file, f"scans[{index}].relationships", row["relationships"], reader)
-            yield _record(scan, places[scan], objects, [r for r in told if r is not None], media)
-
-
-def _has_scans(content: Any) -> bool:
-    return isinstance(content, dict) and isinstance(content.get("scans"), list)
+            relations = [relation for relation in told if relation is not None]
+            yield _record(scan, places[scan], objects, relations, len(faults.found) == left_out, media)
 
 
 def _relation(row: Any, ids: Set[str]) -> Relation | None:
@@ -82,7 +71,9 @@ def _relation(row: Any, ids: Set[str]) -> Relation | None:
     return None if predicate in _VAGUE else Relation(subject=str(subject), predicate=words, object=str(target))
 
 
-def _record(scan: str, place: Place, objects: list[_Object], told: list[Relation], media: Path | None) -> SceneRecord:
+def _record(
+    scan: str, place: Place, objects: list[_Object], told: list[Relation], complete: bool, media: Path | None
+) -> SceneRecord:
     sequence = media / scan / "sequence" if media else None
     boxes = read_boxes(media / scan, place.motion) if media else {}
     cameras, looks = read_views(sequence, _NUM_VIEWS, place.motion) if sequence and sequence.is_dir() else ((), [])
@@ -105,7 +96,7 @@ def _record(scan: str, place: Place, objects: list[_Object], told: list[Relation
         ),
         relations=tuple(told),
         view_cameras=cameras,
-        predicates=tuple(sorted({r.predicate for r in told if r.predicate.split()[0] in _CARRYING})),
+        predicates=tuple(sorted({relation.predicate for relation in told} & _CARRYING)) if complete else (),
         provenance={"scan": scan, "reference": place.reference},
     )
 

@@ -249,28 +249,38 @@ def _write_scan(folder: Path, record: SceneRecord, media: Path, ids: dict[str, i
         number = ids[thing.id]
         groups.append({"id": number, "objectId": number, "label": thing.category, "segments": [1, 2], "obb": box})
     (folder / "semseg.v2.json").write_text(json.dumps({"scan_id": folder.name, "segGroups": groups}))
+    # The phone was held upright, and its pictures are stored lying on their left side.
     views = PosedViews.load(media / record.media.scene)
-    intrinsics = [
-        " ".join(f"{x:.6f}" for x in _as_4x4(k).ravel()) for k in (views.image_intrinsics[0], views.intrinsics[0])
+    width, height = views.images.shape[1:3]  # of the stored ones
+    cameras = [
+        _lie(k, size) for k, size in ((views.image_intrinsics[0], width), (views.intrinsics[0], views.depths.shape[1]))
     ]
-    height, width = views.images.shape[1:3]
+    intrinsics = [" ".join(f"{x:.6f}" for x in _as_4x4(camera).ravel()) for camera in cameras]
     (sequence / "_info.txt").write_text(
         f"m_versionNumber = 4\nm_sensorName = StructureSensor\nm_colorWidth = {width}\nm_colorHeight = {height}\n"
-        f"m_depthWidth = {views.depths.shape[2]}\nm_depthHeight = {views.depths.shape[1]}\nm_depthShift = 1000\n"
+        f"m_depthWidth = {views.depths.shape[1]}\nm_depthHeight = {views.depths.shape[2]}\nm_depthShift = 1000\n"
         f"m_calibrationColorIntrinsic = {intrinsics[0]}\nm_calibrationDepthIntrinsic = {intrinsics[1]}\n"
         f"m_frames.size = {len(views)}\n"
     )
+    # Its x axis is what was down, its y axis what was left.
+    lying = np.array([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     for view, depth in enumerate(views.depths_in_millimetres()):
         name = sequence / f"frame-{view:06d}"
-        Image.fromarray(views.images[view]).save(f"{name}.color.jpg", quality=95)
-        Image.fromarray(depth.astype(np.int32)).save(f"{name}.depth.pgm")
-        np.savetxt(f"{name}.pose.txt", motion @ views.poses[view], fmt="%.9g")
+        Image.fromarray(np.rot90(views.images[view])).save(f"{name}.color.jpg", quality=95)
+        Image.fromarray(np.rot90(depth).astype(np.int32)).save(f"{name}.depth.pgm")
+        np.savetxt(f"{name}.pose.txt", motion @ views.poses[view] @ lying, fmt="%.9g")
         looks = [(ids[thing.id], thing.in_views[view]) for thing in record.objects]
-        seen = [(number, look) for number, look in looks if look.box is not None]
-        boxes = [" ".join(map(str, (number, *look.box))) for number, look in seen]
-        shares = [f"{number} 10 10 1 100 200 {look.visible}" for number, look in seen]
+        seen = [(number, look.box, look.visible) for number, look in looks if look.box is not None]
+        boxes = [f"{number} {y0} {height - x1} {y1} {height - x0}" for number, (x0, y0, x1, y1), _ in seen]
+        shares = [f"{number} 10 10 1 100 200 {visible}" for number, _, visible in seen]
         Path(f"{name}.bb.txt").write_text("\n".join(boxes) + "\n")
         Path(f"{name}.visibility.txt").write_text("\n".join(shares) + "\n")
+
+
+def _lie(intrinsics: np.ndarray, height: int) -> np.ndarray:
+    """Of a picture `width` pixels wide, after a quarter turn against the clock: a pixel (x, y) goes to (y, width - 1 - x)."""
+    (fx, _, cx), (_, fy, cy), _ = intrinsics
+    return np.array([[fy, 0, cy], [0, fx, height - 1 - cx], [0, 0, 1]])
 
 
 def _as_4x4(matrix: np.ndarray) -> np.ndarray:

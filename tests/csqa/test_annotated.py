@@ -2,6 +2,7 @@
 """Questions about annotated graphs: relations of any predicate, pictures taken from videos and scenes, media of others."""
 
 import json
+import shutil
 from io import BytesIO
 
 import numpy as np
@@ -11,6 +12,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from polyv import cli
+from polyv.csqa import filling
 from polyv.csqa.dataset import build
 from polyv.csqa.executor import execute
 from polyv.csqa.filling import fill
@@ -21,7 +23,16 @@ from polyv.csqa.media import decode_scene, encode, video_frames
 from polyv.csqa.pairing import with_image
 from polyv.csqa.predicate_questions import PREDICATE_TEMPLATES
 from polyv.csqa.programs import QuestionProgram
-from polyv.csqa.records import Appearance, Camera, Media, Relation, SceneObject, SceneRecord, read_records
+from polyv.csqa.records import (
+    Appearance,
+    Camera,
+    Media,
+    Relation,
+    SceneObject,
+    SceneRecord,
+    read_records,
+    write_records,
+)
 from polyv.csqa.templates import Scene
 from polyv.csqa.verify import check_row, verify
 from polyv.processing.posed_views import PosedViews
@@ -92,6 +103,35 @@ HOLDS_TWO = kitchen(
 )
 def test_what_is_done_in_what_order(name, expected):
     assert answers(HOLDS_TWO, name) == expected
+
+
+def test_what_goes_on_meanwhile_is_not_what_comes_next():
+    cup = relation("man", "holding", "cup", 0.0, 8.0)
+    book, dog = relation("man", "holding", "book", 2.0, 3.0), relation("man", "holding", "dog", 8.5)
+    told = answers(kitchen(cup, book, dog), "does_next")
+    assert told == {}
+    assert set(answers(kitchen(cup, dog), "does_next").values()) == {"dog"}
+    nearly = kitchen(relation("man", "holding", "cup", 1.0, 2.0), relation("man", "holding", "book", 1.2, 3.0))
+    assert answers(nearly, "does_first") == answers(nearly, "does_next") == {}
+    again = kitchen(relation("man", "holding", "cup", 1.0, 2.0), relation("man", "holding", "cup", 5.0, 6.0))
+    placed = kitchen(relation("man", "holding", "cup", 1.0, 2.0), relation("man", "next to", "cup", 5.0, 6.0))
+    meanwhile = kitchen(relation("man", "holding", "cup", 1.0, 9.0), relation("man", "looking at", "cup", 2.0, 6.0))
+    for record in (again, placed, meanwhile):
+        assert answers(record, "does_then") == {}
+
+
+def test_when_a_thing_began_may_be_known_from_two_sides_only():
+    """Of frames here and there, a relation begins between the last that does not tell of it and the first that does."""
+
+    def between(word: str, target: str, late: float, early: float) -> Relation:
+        return relation("man", word, target, late, late).model_copy(update={"not_before": early})
+
+    cup, book = between("holding", "cup", 2.0, 1.0), between("holding", "book", 9.0, 1.5)
+    assert answers(kitchen(cup, book, predicates=()), "order") == {}
+    book = between("holding", "book", 9.0, 3.0)
+    assert set(answers(kitchen(cup, book, predicates=()), "order").values()) == {"before", "after"}
+    unknown = relation("man", "holding", "book", None, 9.0)
+    assert answers(kitchen(cup, unknown, predicates=()), "order") == {}
 
 
 def test_what_begins_before_what():
@@ -320,19 +360,45 @@ def test_filled_it_trains(named_only, published, tmp_path, capsys):
                 np.testing.assert_allclose(views.poses, poses, atol=1e-5)  # rescans stand where their graphs have them
     assert kinds == {"image", "video", "scene", "text"}
     with pytest.raises(FileExistsError, match="exists already"):
-        fill(named_only, published / "media", filled)
+        fill(named_only, [published / "media"], filled)
 
 
 def test_filling_names_what_is_not_there(named_only, published, tmp_path):
-    for media, message in (
-        (tmp_path / "nowhere", "media=.*no such folder"),
-        (tmp_path, "A scene graph has it as its"),
-    ):
-        with pytest.raises(FileNotFoundError, match=message):
-            fill(named_only, media, tmp_path / "out", progress=False)
+    with pytest.raises(FileNotFoundError, match=r"media=.*no such folder"):
+        fill(named_only, [tmp_path / "nowhere"], tmp_path / "out", progress=False)
+    with pytest.raises(ValueError, match="the media of no row are there"):
+        fill(named_only, [tmp_path], tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
     with pytest.raises(FileNotFoundError, match=r"no data/\*\.parquet there"):
-        fill(published / "media", published, tmp_path / "out", progress=False)
+        fill(published / "media", [published], tmp_path / "out", progress=False)
+
+
+def test_what_is_at_hand_is_filled_in_and_the_rest_counted(named_only, published, tmp_path, monkeypatch):
+    """Media in several folders, some of them missing; and a call that was killed, then repeated with other ones."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    shutil.copytree(published / "media" / "vidor", one / "vidor")
+    shutil.copytree(published / "media" / "scan-2", other / "scan-2")
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(filling, "content_version", lambda folder: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fill(named_only, [one], out, progress=False)
+    assert not out.exists()
+    filled = fill(named_only, [one, other], out, progress=False)
+    rows = [row for file in out.glob("data/*") for row in pq.read_table(file).to_pylist()]
+    assert {row["scene_id"].split("-")[0] for row in rows} == {"vidor", "scan"}
+    assert filled.rows == len(rows) and filled.rows + filled.rows_without == 120 and filled.scenes_without > 0
+    assert not verify(out, progress=False).mismatches
+
+
+def test_media_of_ones_own_stay_in_a_filled_dataset(published, world, records, tmp_path):
+    write_records(world / "own.jsonl", records[:3])
+    both = build(tmp_path / "both", 60, 0, [world / "own.jsonl", published / "pvsg.jsonl"], progress=False)
+    filled = fill(both, [published / "media"], tmp_path / "filled", progress=False)
+    assert (filled.rows, filled.rows_without) == (60, 0)
+    for split in ("train", "validation"):
+        for row in (row for file in filled.path.glob(f"data/{split}-*") for row in pq.read_table(file).to_pylist()):
+            assert read_messages(row)
 
 
 def test_a_question_about_another_relation_than_its_program_is_caught(named_only):

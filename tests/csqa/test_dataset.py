@@ -218,7 +218,7 @@ def test_the_same_request_gives_the_same_bytes_however_often_it_is_killed(csqa, 
 
     # While rendering a later split, between two files, before the card, before the move.
     for owner, step in (
-        (dataset, "write_shards"),
+        (dataset, "_write_shards"),
         (dataset, "text_priors"),
         (dataset, "write_card"),
         (dataset.shutil, "rmtree"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from polyv.csqa.executor import execute
 from polyv.csqa.importers.action_genome import read_action_genome
@@ -18,9 +19,8 @@ from polyv.csqa.importers.pvsg import read_pvsg
 from polyv.csqa.importers.rscan import read_places
 from polyv.csqa.importers.threedssg import read_3dssg
 from polyv.csqa.importers.world import read_world
-from polyv.csqa.importing import import_graphs
 from polyv.csqa.questions import TEMPLATES
-from polyv.csqa.records import Appearance, read_records
+from polyv.csqa.records import Appearance, Media
 from polyv.csqa.templates import Scene
 from tests.csqa.published import (
     MOTION,
@@ -88,8 +88,11 @@ def test_pvsg_without_masks_has_no_boxes(tmp_path):
     [
         ([1, 9, "holding", [[0, 3]]], "9 is the id of no object"),
         ([1, 1, "holding", [[0, 3]]], "it relates 1 to itself"),
-        ([1, 3, "holding", [[12, 3]]], r"\[12, 3\] is no span of frames"),
-        ([1, 3, "holding", [[-2, 3]]], r"\[-2, 3\] is no span of frames"),
+        ([1, 3, "holding", [[12, 3]]], r"\[12, 3\] is no span of its 50 frames"),
+        ([1, 3, "holding", [[-2, 3]]], r"\[-2, 3\] is no span of its 50 frames"),
+        ([1, 3, "holding", [[60, 70]]], r"\[60, 70\] is no span of its 50 frames"),
+        ([1, 3, "holding", []], "is no span of its 50 frames"),
+        ([1, 3, " ", [[0, 3]]], "predicate: String should have at least 1 character"),
         ([1, 3, "holding"], "3: Field required|Missing|missing"),
         ([1, 3, None, [[0, 3]]], "2: Input should be a valid string"),
         ([1, 3, "holding", [[0]]], "Field required|missing"),
@@ -100,6 +103,7 @@ def test_a_bad_relation_of_pvsg_is_left_out_and_named(tmp_path, row, cause):
     file = write_pvsg(tmp_path, [pvsg_video("a", relations=[*RELATIONS, row])])
     (record,), faults = everything(read_pvsg, file)
     assert len(record.relations) == sum(len(relation[3]) for relation in RELATIONS)
+    assert record.predicates == ()  # what was left out may have happened
     assert list(faults) == ["data[0].relations[7]"] and re.search(cause, faults["data[0].relations[7]"])
 
 
@@ -123,6 +127,32 @@ def test_a_bad_video_of_pvsg_is_left_out_and_named(tmp_path):
     assert "meta.width: Field required" in faults["data[2]"]
     assert faults["data[3]"] == "its video 'd' is in no split"
     assert "the ids 1 stand more than once" in faults["data[4]"]
+
+
+def test_spans_that_touch_are_one(tmp_path):
+    told = [[1, 3, "holding", [[11, 20], [5, 10], [30, 34], [33, 36]]]]
+    (record,), faults = everything(read_pvsg, write_pvsg(tmp_path, [pvsg_video("a", relations=told)]))
+    assert faults == {} and [(r.start, r.end) for r in record.relations] == [(1.0, 4.2), (6.0, 7.4)]
+
+
+def test_what_other_words_say_too_is_not_told_throughout(tmp_path):
+    words = ["holding", "carrying", "touching", "next to", "kicking", "standing on"]
+    told = [[1, 3, word, [[5, 20]]] for word in words]
+    (record,), _ = everything(read_pvsg, write_pvsg(tmp_path, [pvsg_video("a", relations=told)]))
+    assert record.predicates == ("carrying", "kicking", "standing on")
+
+
+@pytest.mark.parametrize("name", ["../../secret", "a/b", "..", "", "C:\\x"])
+def test_names_lead_nowhere_else(tmp_path, name):
+    """Names in annotations become paths of media: none of them may leave their folder."""
+    file = write_pvsg(tmp_path, [pvsg_video("a"), pvsg_video("b")])
+    edited(file, lambda it: (it["data"][0].update(video_id=name), it["split"]["vidor"].update(train=[name])))
+    records, faults = everything(read_pvsg, file, tmp_path)
+    assert [record.scene_id for record in records] == ["vidor-b"]
+    assert "is no name of a file" in faults["data[0]"]
+    for path in ("../x.mp4", "/etc/passwd", "a\\..\\x", "C:/x"):
+        with pytest.raises(ValidationError, match="leads out of the folder"):
+            Media(video=path)
 
 
 def test_masks_of_another_size_are_named(tmp_path):
@@ -153,9 +183,35 @@ def test_action_genome_as_published(tmp_path):
     spans = {(r.subject, r.predicate, r.object): (r.start, r.end) for r in record.relations}
     assert spans["person", "holding", cup.id] == (1.0, 1.5)
     assert spans["person", "holding", "book"] == (3.0, 3.0)
-    assert spans["person", "looking at", "book"] == (2.0, 3.0)  # "unsure" before that
-    assert spans[cup.id, "in front of", "person"] == (0.5, 2.0)
+    # Of the first frames that tell of an object, nobody knows for how long it had been so ("unsure" does not tell).
+    assert spans["person", "looking at", "book"] == (None, 3.0) and spans["person", "touching", cup.id] == (None, 0.5)
+    assert spans[cup.id, "in front of", "person"] == (None, 2.0)
+    begun = {(r.predicate, r.object): r.not_before for r in record.relations}
+    assert begun["holding", cup.id] == 0.5 and begun["holding", "book"] == 2.0
     assert not {"not contacting", "unsure"} & {predicate for _, predicate, _ in spans}
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda frames, persons: persons.update({next(iter(persons)): []}), "another form|no 'bbox"),
+        (lambda frames, persons: persons[next(iter(persons))].update(bbox="text"), "another form"),
+        (lambda frames, persons: persons[next(iter(persons))].update(bbox_size=(3,)), "another form"),
+        (
+            lambda frames, persons: frames.update({"50N4E.mp4/000999.png": next(iter(frames.values()))}),
+            "are not in videos",
+        ),
+        (
+            lambda frames, persons: frames[next(iter(frames))][0].update(bbox=(float("nan"), 1.0, 2.0, 3.0)),
+            "finite number",
+        ),
+    ],
+)
+def test_odd_values_of_action_genome_are_named(tmp_path, change, cause):
+    frames, persons = ag_annotations()
+    change(frames, persons)
+    records, faults = everything(read_action_genome, write_action_genome(tmp_path, (frames, persons)))
+    assert records == [] and re.search(cause, faults["'50N4E.mp4'"])
 
 
 def test_bad_rows_of_action_genome_are_left_out_and_named(tmp_path):
@@ -182,6 +238,19 @@ def test_bad_rows_of_action_genome_are_left_out_and_named(tmp_path):
     assert "GONE0.mp4" in faults["'GONE0.mp4'"]
     assert "of the sets test, train" in faults["'MIXED.mp4'"]
     assert len(faults) == 6
+
+
+def test_a_pickle_cannot_pass_bytes_for_addresses_of_objects(tmp_path):
+    """An array of objects, its bytes as if they were pointers: NumPy itself would follow them."""
+    folder = write_action_genome(tmp_path, ag_annotations())
+    evil = (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85c_codecs\nencode\nX\x01\x00\x00\x00bX\x06"
+        b"\x00\x00\x00latin1\x86R\x87R(K\x01K\x01\x85cnumpy\ndtype\nX\x02\x00\x00\x00O8K\x00K\x01\x87R(K\x03X\x01\x00\x00\x00|NNNJ"
+        b"\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89c_codecs\nencode\nX\x08\x00\x00\x00AAAAAAAAX\x06\x00\x00\x00latin1\x86Rtb."
+    )
+    (folder / "person_bbox.pkl").write_bytes(evil)
+    with pytest.raises(ValueError, match="it holds an array of 'O8', expected numbers"):
+        everything(read_action_genome, folder)
 
 
 class _Evil:
@@ -340,67 +409,3 @@ def test_a_scan_whose_files_are_not_there_is_left_out_and_named(scans, tmp_path)
         and all("semseg.v2.json: no such file" in cause for cause in faults.values())
         and len(faults) == 3
     )
-
-
-# --- files that are something else; importing as a whole
-
-
-@pytest.mark.parametrize(
-    "content", [b"[]", b"{}", b'{"data": []}', b"no json", b"", b"\x80\x04\x95", b"[[1]]", b'{"scans": 3}']
-)
-def test_files_of_another_format_are_refused_at_once(tmp_path, content):
-    names = (
-        "pvsg.json",
-        "relationships.json",
-        "objects.json",
-        "3RScan.json",
-        "object_bbox_and_relationship.pkl",
-        "person_bbox.pkl",
-    )
-    for name in names:
-        (tmp_path / name).write_bytes(content)
-    for reader, source in (
-        (read_pvsg, tmp_path / "pvsg.json"),
-        (read_3dssg, tmp_path),
-        (read_action_genome, tmp_path),
-    ):
-        with pytest.raises(ValueError, match=r"(pvsg|relationships)\.json: .*Expected|\.pkl: .*Expected"):
-            everything(reader, source)
-    for reader, source in (
-        (read_pvsg, tmp_path / "a"),
-        (read_3dssg, tmp_path / "a"),
-        (read_action_genome, tmp_path / "a"),
-    ):
-        with pytest.raises(FileNotFoundError, match=r"no such file\. Expected"):
-            everything(reader, source)
-
-
-def test_graphs_are_written_with_pictures_and_faults_told(tmp_path, capsys):
-    write_pvsg(tmp_path, [pvsg_video("a", relations=[*RELATIONS, [1, 9, "holding", [[0, 3]]]]), pvsg_video("b")])
-    out = tmp_path / "graphs.jsonl"
-    count, faults = import_graphs("pvsg", tmp_path / "pvsg.json", out, tmp_path, progress=False)
-    assert count == 2
-    assert faults.to_text() == (
-        "1 rows of pvsg.json were left out\npvsg.json, data[0].relations[7]: 9 is the id of no object"
-    )
-    record = next(iter(read_records(out)))
-    # Adult, cup, table and ball are there from the start, with the child from frame 15 on, of which every second one is read.
-    assert record.media.image == record.media.video and record.media.image_frame == 16
-    assert record.objects[1].in_image == record.objects[1].in_video[8]
-    with pytest.raises(FileExistsError, match="exists already"):
-        import_graphs("pvsg", tmp_path / "pvsg.json", out, tmp_path, progress=False)
-
-
-def test_nothing_is_written_where_nothing_can_be_read(tmp_path):
-    file = write_pvsg(tmp_path / "data", [pvsg_video("a", meta={})])
-    for change, message in (
-        ({}, r"no scene graph could be read: 1 rows of pvsg\.json were left out"),
-        ({"form": "vidvrd"}, "form='vidvrd': expected one of pvsg, action_genome, 3dssg"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            import_graphs(
-                **{"form": "pvsg", "source": file, "out": tmp_path / "out.jsonl", "progress": False, **change}
-            )
-    with pytest.raises(FileNotFoundError, match=r"media=.*no such folder"):
-        import_graphs("pvsg", file, tmp_path / "out.jsonl", tmp_path / "nowhere", progress=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
