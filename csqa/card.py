@@ -5,6 +5,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from polyv.csqa.selection import CAP, ENOUGH
+
 
 _COLOURS = {
     "object_consistency": "#4477aa",
@@ -72,7 +74,8 @@ def write_card(folder: Path, request: dict[str, Any], statistics: dict[str, Any]
         "![rows of each template](templates.png)",
         "",
         "*Text prior*: how many answers of the test split (or validation, where there is none) the words of the question alone would give, by the best of six predictors "
-        "fitted to the training split. Of questions that name two objects to choose from, half is chance.",
+        "fitted to the training split. Of questions that name two objects to choose from, half is chance. "
+        f"{_capped(statistics['left_out'])}",
         "",
         "| family | template | shown | needed | rows | answers | most frequent | text prior | example |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -105,6 +108,11 @@ def _words(wording: dict[str, Any] | None) -> list[str]:
         "the template's words stand. `plain` is always the template's question.",
         "",
     ]
+
+
+def _capped(left_out: dict[str, float]) -> str:
+    told = ", ".join(f"`{name}` ({prior:.2f})" for name, prior in left_out.items())
+    return f"Templates of {ENOUGH} training rows and more are left out above {CAP:.2f} within the training split: {told or 'here, none'}."
 
 
 def _line(name: str, template: dict[str, Any]) -> str:

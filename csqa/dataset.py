@@ -31,7 +31,7 @@ from polyv.csqa.importers.world import read_world
 from polyv.csqa.media import COLUMNS, FEATURES, encode
 from polyv.csqa.pairing import with_image
 from polyv.csqa.records import SPLITS, SceneRecord, Split, read_records, write_records
-from polyv.csqa.selection import TEMPLATE, select, text_priors, thin
+from polyv.csqa.selection import CAP, TEMPLATE, crossed_priors, select, text_priors, thin
 from polyv.csqa.wording import Rejection, model_of, word, write_rejections
 from polyv.world.make import alone_in, make_world
 
@@ -117,6 +117,9 @@ def build(
             rows[split] = select(
                 _with_bar(read_records(graphs), f"{split} questions", progress, number), seed, refused
             )
+        priors = crossed_priors(rows["train"]) if "train" in rows else {}
+        telling = {name: prior for name, prior in priors.items() if prior > CAP}
+        rows = {split: [row for row in rows[split] if row["template"] not in telling] for split in rows}
         available = {split: len(of_split) for split, of_split in rows.items()}
         if files:
             counts = _share(questions, available)
@@ -134,7 +137,11 @@ def build(
         for split in [split for split in splits if not rows[split]]:
             del rows[split]
             _graphs(partial, split).unlink()
-        statistics = {**_statistics(rows, refused), "sources": _sources([_graphs(partial, split) for split in rows])}
+        statistics = {
+            **_statistics(rows, refused, priors),
+            "left_out": telling,
+            "sources": _sources([_graphs(partial, split) for split in rows]),
+        }
         if endpoint is not None:
             causes = write_rejections(partial / "rejected_wordings.jsonl", rejections)
             taken = sum(row["wording"] == wording for of_split in rows.values() for row in of_split)
@@ -289,8 +296,10 @@ def _sources(graphs: Iterable[Path]) -> dict[str, dict[str, Any]]:
     return sources
 
 
-def _statistics(rows: dict[Split, list[dict[str, Any]]], refused: Counter[str]) -> dict[str, Any]:
-    """Per template: rows of each split, answers, and what the words of the question alone tell."""
+def _statistics(
+    rows: dict[Split, list[dict[str, Any]]], refused: Counter[str], crossed: dict[str, float]
+) -> dict[str, Any]:
+    """Per template: rows of each split, answers, and what the words of the question alone tell, held out and within training."""
     everything = [row for split in rows.values() for row in split]
     held_out = rows.get("test") or rows.get("validation")
     priors = text_priors(rows["train"], held_out) if "train" in rows and held_out else {}
@@ -303,6 +312,7 @@ def _statistics(rows: dict[Split, list[dict[str, Any]]], refused: Counter[str]) 
             "rows": {split: sum(row["template"] == name for row in rows[split]) for split in rows},
             "answers": dict(answers.most_common()),
             "text_prior": priors.get(name),
+            "text_prior_in_training": crossed.get(name),
             "example": [of_it[0]["question"], of_it[0]["answer"]],
         }
     return {

@@ -20,6 +20,8 @@ from polyv.world.priors import fit, prior_accuracy
 # Questions of one template and scene.
 _MOST = 2
 _NAMES = ("a", "b", "c")
+# No template is asked of which the words alone would tell more answers than this, where there are enough rows to know.
+CAP, ENOUGH = 0.65, 100
 TEMPLATE = "template"  # whose words a question has
 
 
@@ -85,6 +87,21 @@ def text_priors(training: Iterable[dict[str, Any]], rows: Iterable[dict[str, Any
     return {name: prior_accuracy(fitted, asked)["csqa"] for name, asked in sorted(by_template.items())}
 
 
+def crossed_priors(training: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The same within the training split: fitted to half of the scenes and measured on the others, both ways. Of templates with
+    fewer than `ENOUGH` rows it would say little: they are left out."""
+    half = {scene: number % 2 for number, scene in enumerate(dict.fromkeys(row["scene_id"] for row in training))}
+    halves = [[row for row in training if half[row["scene_id"]] == number] for number in (0, 1)]
+    if not all(halves):
+        return {}
+    measured = [text_priors(halves[number], halves[1 - number]) for number in (0, 1)]
+    counts = Counter(row["template"] for row in training)
+    asked_in_both = measured[0].keys() & measured[1].keys()
+    return {
+        name: (measured[0][name] + measured[1][name]) / 2 for name in sorted(asked_in_both) if counts[name] >= ENOUGH
+    }
+
+
 def _blind(row: dict[str, Any], split: str) -> dict[str, str]:
     """A row as the predictors read it, a name of two words being one."""
     names = re.compile(r"\b([a-z]+) ([a-z]+)\b") if " " in row["answer"] else None
@@ -139,4 +156,4 @@ def _row(record: SceneRecord, question: Question, wording: str, number: int) -> 
     }
 
 
-__all__ = ["TEMPLATE", "select", "text_priors", "thin"]
+__all__ = ["CAP", "ENOUGH", "TEMPLATE", "crossed_priors", "select", "text_priors", "thin"]

@@ -13,7 +13,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from polyv import PosedViews, cli
-from polyv.csqa import dataset, executor, sight
+from polyv.csqa import dataset, executor, selection, sight
 from polyv.csqa.card import content_version
 from polyv.csqa.dataset import build
 from polyv.csqa.records import read_records, write_records
@@ -337,6 +337,46 @@ def test_own_graphs_are_shared_out_over_the_splits_they_have(world, records, tmp
     }
     assert counts == {"train": 0, "validation": 11, "test": 4} or counts == {"train": 0, "validation": 10, "test": 5}
     assert not verify(out, progress=False).mismatches
+
+
+def test_templates_whose_words_tell_the_answer_are_left_out(world, records, tmp_path, monkeypatch):
+    """Here with a cap so low that some are, and with few rows to judge by."""
+    splits = ["train"] * 50 + ["test"] * 30
+    own = [record.model_copy(update={"split": split}) for record, split in zip(records, splits, strict=True)]
+    write_records(world / "all.jsonl", own)
+    monkeypatch.setattr(selection, "ENOUGH", 10)
+    monkeypatch.setattr(dataset, "CAP", 0.5)
+    out = build(tmp_path / "out", 300, 0, [world / "all.jsonl"], progress=False)
+    statistics = json.loads((out / "statistics.json").read_text())
+    left_out, templates = statistics["left_out"], statistics["templates"]
+    assert left_out and all(prior > 0.5 for prior in left_out.values()) and not left_out.keys() & templates.keys()
+    judged = [each["text_prior_in_training"] for each in templates.values()]
+    assert all(prior is None or prior <= 0.5 for prior in judged) and any(prior is not None for prior in judged)
+    card = (out / "README.md").read_text()
+    assert all(f"`{name}` ({prior:.2f})" in card for name, prior in left_out.items())
+
+
+def test_what_words_tell_is_measured_on_other_scenes_than_it_is_fitted_to():
+    """The answer follows from a word, or from nothing but the scene itself."""
+
+    def row(scene: int, template: str, name: str, answer: str) -> dict:
+        question = f"Does the {name} move?"
+        return {
+            "id": f"{template}-{scene}",
+            "scene_id": f"{scene}",
+            "template": template,
+            "question": question,
+            "answer": answer,
+        }
+
+    rng = np.random.default_rng(0)
+    told = [row(i, "told", f"{('red', 'blue')[i // 2 % 2]} ball", ("yes", "no")[i // 2 % 2]) for i in range(200)]
+    untold = [row(i, "untold", f"thing{'xyz'[i % 3]}", ("yes", "no")[rng.integers(2)]) for i in range(200)]
+    few = [row(i, "few", "red ball", "yes") for i in range(50)]
+    priors = selection.crossed_priors(told + untold + few)
+    assert priors.keys() == {"told", "untold"}
+    assert priors["told"] == 1.0 and 0.35 < priors["untold"] < 0.65
+    assert selection.crossed_priors(told[:1]) == {}
 
 
 def test_bad_sources_are_named(world, records, tmp_path):
