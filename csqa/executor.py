@@ -379,6 +379,8 @@ class _Execution:
     def _rests_on(self, node: programs.RestsOn) -> str:
         thing = self.value(node.of)
         self._refuse_doubt("on", thing, None)
+        if thing.in_video:
+            self.looks.clear(thing, node.at)  # nobody can tell of what does not show then
         last = self.looks.last_second()
         held = [
             event

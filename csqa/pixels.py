@@ -20,6 +20,8 @@ from polyv.world.scenes import build
 # Of an object's pixels in a frame, how many must lie outside of where it was, and how far (metres), for it to have moved: what
 # rests never leaves its box, and half of what moves by its own radius stays in it.
 _OUTSIDE, _SLACK = 0.03, 0.05
+# Metres around a thing, within which what carries it shows; and above the floor, from where on it carries.
+_AROUND, _LIFTED = 0.06, 0.05
 # Metres: what has gone this far has set out.
 _SET_OUT = 0.25
 
@@ -33,16 +35,16 @@ class Pixels:
         scene = build(split, seed, index)
         self._scene, self._size = scene, size
         self._renderer = Renderer(scene.model, scene.things, scene.look)
-        self._names = [f"{thing.colour} {thing.category}" for thing in scene.things]
+        self.names = [f"{thing.colour} {thing.category}" for thing in scene.things]
 
     def thing(self, name: str) -> int:
         """The number that an object's pixels bear. ValueError if none, or several, are called so."""
-        if self._names.count(name) != 1:
-            raise ValueError(f"{self._names.count(name)} things are called {name}")
-        return self._names.index(name)
+        if self.names.count(name) != 1:
+            raise ValueError(f"{self.names.count(name)} things are called {name}")
+        return self.names.index(name)
 
     def name(self, thing: int) -> str:
-        return self._names[thing]
+        return self.names[thing]
 
     @cached_property
     def image(self) -> "_Picture":
@@ -208,12 +210,35 @@ def _reappears(pixels: Pixels, slots: Slots) -> str:
     return _yes(shown[-1] - shown[0] >= len(shown))
 
 
+def _rests_on(pixels: Pixels, slots: Slots) -> str:
+    """What is right below the lowest points that the last frame shows of a thing."""
+    thing, picture = pixels.thing(slots["a"]), pixels.frames[-1]
+    points = picture.points(thing)
+    if not len(points):
+        raise ValueError(f"the last frame does not show the {slots['a']}")
+    base = float(np.quantile(points[:, 2], 0.02))
+    if slots["a"].endswith("ball"):  # one looks down at it, and does not see where it touches what it is on
+        base = points[:, 2].max() - np.ptp(pixels.cloud(thing)[:, 0])
+    low, high = points[:, :2].min(axis=0) - _AROUND, points[:, :2].max(axis=0) + _AROUND
+    tops = {"floor": 0.0}
+    for other in (number for number in range(len(pixels.names)) if number != thing):
+        # Furniture stays where it is, and the views show all of it. What carries a thing shows around it, mostly from above.
+        around = picture.points(other) if other in pixels.objects else pixels.cloud(other)
+        near = around[((around[:, :2] > low) & (around[:, :2] < high)).all(axis=1), 2]
+        if len(near) and (top := float(np.quantile(near, 0.75))) > _LIFTED:
+            tops[pixels.name(other)] = top
+    return min(tops, key=lambda name: abs(base - tops[name]))
+
+
 def _moves(pixels: Pixels, slots: Slots, slot: str) -> str:
     return _yes(pixels.moved(pixels.thing(slots[slot])))
 
 
 _ANSWERS: dict[str, Callable[[Pixels, Slots], str]] = {
     "mover": _mover,
+    "still_on": lambda pixels, slots: _yes(_rests_on(pixels, slots) == slots["under"]),
+    "ends_on": _rests_on,
+    "will_end_on": _rests_on,
     "same_side": _same_side,
     "seen_in_view": lambda pixels, slots: _is_shown(_view(pixels, slots), pixels, slots),
     "taller": _more(_height),

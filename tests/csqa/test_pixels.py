@@ -4,6 +4,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,10 +13,11 @@ from polyv import cli
 from polyv.csqa import executor
 from polyv.csqa.dataset import build
 from polyv.csqa.media import FEATURES
-from polyv.csqa.pixels import DERIVABLE
+from polyv.csqa.pixels import DERIVABLE, Pixels, derive
 from polyv.csqa.questions import TEMPLATES
 from polyv.csqa.records import read_records, write_records
 from polyv.csqa.selection import select
+from polyv.csqa.templates import Scene
 from polyv.csqa.verify import verify, verify_pixels
 
 
@@ -50,7 +52,7 @@ def test_pixels_say_what_the_programs_say(csqa, capsys):
 
 
 def test_most_templates_and_three_families_can_be_derived():
-    assert set(DERIVABLE) <= {template.name for template in TEMPLATES} and len(DERIVABLE) >= 25
+    assert set(DERIVABLE) <= {template.name for template in TEMPLATES} and len(DERIVABLE) >= 28
 
 
 @pytest.mark.parametrize(
@@ -81,6 +83,23 @@ def test_a_subtly_wrong_executor_agrees_with_itself_but_not_with_pixels(
     assert {mismatch.template for mismatch in report.mismatches} == caught
     assert len(report.mismatches) == sum(report.checked[template] for template in caught)
     assert all("pixels say" in mismatch.cause for mismatch in report.mismatches)
+
+
+def test_an_executor_that_takes_the_start_for_the_end_differs_from_pixels(records, monkeypatch):
+    (template,) = (template for template in TEMPLATES if template.name == "ends_on")
+    asked = [(r, q) for r in records for q in template.ask(Scene(r, np.random.default_rng(0)))][:16]
+    right = executor._Execution._rests_on
+    monkeypatch.setattr(
+        executor._Execution, "_rests_on", lambda run, node: right(run, node.model_copy(update={"at": "start"}))
+    )
+    differ = 0
+    for record, question in asked:
+        told = record.provenance
+        pixels = Pixels(record.split, int(told["seed"]), int(told["index"]), SIZE)
+        derived = derive("ends_on", question.proposal.slots, pixels)
+        assert derived == question.answer.answer
+        differ += derived != executor.execute(question.proposal.program, record).answer
+    assert len(asked) == 16 and differ > 3
 
 
 def test_a_wording_that_says_something_else_than_its_program_is_caught(csqa, tmp_path):
