@@ -103,8 +103,8 @@ def _words(wording: dict[str, Any] | None) -> list[str]:
     rejected = wording["rejected"]
     causes = ", ".join(f"{cause} {count}" for cause, count in rejected.items())
     return [
-        f"{wording['taken']} in the words of {wording['by']}, which was not told the answers; each was read back by a second request, as a question "
-        f"with the same answer, resting on the same objects. {sum(rejected.values())} wordings did not hold{f' ({causes})' if causes else ''}: there "
+        f"{wording['taken']} in the words of {wording['by']}, which was not told the answers; each was read back by a second request, as the "
+        f"same question. {sum(rejected.values())} wordings did not hold{f' ({causes})' if causes else ''}: there "
         "the template's words stand. `plain` is always the template's question.",
         "",
     ]

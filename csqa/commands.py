@@ -72,7 +72,7 @@ interrupted: the same command goes on where it stopped, and ends with the same b
 
 With --wording openai:MODEL, a model says the questions in other words, through any endpoint of OpenAI's protocol
 (OPENAI_BASE_URL, OPENAI_API_KEY). It is not told the answers. A wording is taken only if a second request reads it
-as a question with the same answer; else the template's words stay, and DIR/rejected_wordings.jsonl says why.""",
+as the same question; else the template's words stay, and DIR/rejected_wordings.jsonl says why.""",
         """\
   polyv csqa build --source world --questions 20000 --seed 0 --out csqa-world
   polyv csqa build --source graphs.jsonl --questions 500 --seed 0 --out csqa-mine

@@ -16,7 +16,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from polyv.csqa.media import COLUMNS, FEATURES, encode
 from polyv.csqa.pairing import with_image
 from polyv.csqa.records import SPLITS, SceneRecord, Split, read_records, write_records
 from polyv.csqa.selection import CAP, TEMPLATE, crossed_priors, select, text_priors, thin
-from polyv.csqa.wording import Rejection, model_of, word, write_rejections
+from polyv.csqa.wording import model_of, word, write_rejections
 from polyv.world.make import alone_in, make_world
 
 
@@ -91,6 +91,9 @@ def build(
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed: got {seed}, expected a whole number from 0 to 2**32 - 1.")
     endpoint = None if model is None else Endpoint(model, _cache_file(cache, model), concurrency)
+    if endpoint is not None:
+        endpoint.run([endpoint.probe()], bool)  # before anything is rendered
+        request["endpoint"] = endpoint.url
     splits = _splits(files) if files else SPLITS
     counts = _share(questions, _SHARES)
     stamps = [file_stamp(file) for file in files]
@@ -101,7 +104,6 @@ def build(
         rows: dict[Split, list[dict[str, Any]]] = {}
         refused: Counter[str] = Counter()
         folders: dict[str, Path] = {}
-        rejections: list[Rejection] = []
         for split in splits:
             if files:
                 sources = [(read_records(file), file.parent) for file in files]
@@ -130,9 +132,13 @@ def build(
                     "more scenes, or ask for fewer questions."
                 )
             rows[split] = thin(rows[split], counts[split])
-            if endpoint is not None:
-                rows[split], not_taken = word(rows[split], read_records(_graphs(partial, split)), endpoint, progress)
-                rejections += not_taken
+        if endpoint is not None:
+            everything = [row for split in splits for row in rows[split]]
+            records = chain.from_iterable(read_records(_graphs(partial, split)) for split in splits)
+            everything, rejections = word(everything, records, endpoint, progress)
+            in_order = iter(everything)
+            rows = {split: list(islice(in_order, len(rows[split]))) for split in splits}
+        for split in splits:
             _write_shards(partial, split, rows[split], _graphs(partial, split), folders, progress)
         for split in [split for split in splits if not rows[split]]:
             del rows[split]

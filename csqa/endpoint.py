@@ -8,12 +8,12 @@ makes the JSON Schema of a pydantic model the format of the answer. Nothing of t
 import asyncio
 import hashlib
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ValidationError
-from tqdm import tqdm
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from polyv.csqa.records import first_fault
 
@@ -32,6 +32,12 @@ class EndpointError(OSError):
     """The endpoint does not answer, or refuses to."""
 
 
+class _Probe(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    text: str
+
+
 class Endpoint:
     """Asks one model, with at most `concurrency` requests at a time.
 
@@ -42,6 +48,7 @@ class Endpoint:
 
     Raises:
         EndpointError: the package `openai` is not installed, or there is no key in OPENAI_API_KEY.
+        ValueError: `concurrency` is below 1.
     """
 
     def __init__(self, model: str, cache: Path, concurrency: int = 8):
@@ -53,12 +60,42 @@ class Endpoint:
             self._client = openai.AsyncOpenAI(max_retries=_RETRIES, timeout=_TIMEOUT)
         except openai.OpenAIError as error:
             raise EndpointError(f"{error} A local server takes any: OPENAI_API_KEY=none.") from error
+        if concurrency < 1:
+            raise ValueError(f"concurrency: got {concurrency}, expected 1 or more.")
         self.model = model
         self._openai = openai
         self._cache = cache
         self._known = _read_cache(cache)
-        self._places = asyncio.Semaphore(concurrency)
-        self.requests = 0
+        self._concurrency = concurrency
+        self._probing = False
+
+    @property
+    def url(self) -> str:
+        """Where it is, without what may be secret in it."""
+        parts = urlsplit(str(self._client.base_url))
+        return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+    def run(self, jobs: Sequence[Coroutine[Any, Any, _Result]], done: Callable[[], object]) -> list[_Result]:
+        """The results of all jobs, in their order; `done` is called after each. The first that fails stops the others, and its
+        exception is raised."""
+
+        async def counted(job: Coroutine[Any, Any, _Result]) -> _Result:
+            result = await job
+            done()
+            return result
+
+        async def together() -> list[_Result]:
+            # Both belong to one loop.
+            self._places = asyncio.Semaphore(self._concurrency)
+            client = self._openai.AsyncOpenAI(max_retries=_RETRIES, timeout=_TIMEOUT)
+            async with client as self._client, asyncio.TaskGroup() as group:
+                tasks = [group.create_task(counted(job)) for job in jobs]
+            return [task.result() for task in tasks]
+
+        try:
+            return asyncio.run(together())
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
 
     async def ask(self, form: type[_Form], instructions: str, text: str) -> _Form:
         """The model's answer to `text` in the form of a pydantic model.
@@ -80,26 +117,47 @@ class Endpoint:
             raise MalformedError(answer["fault"])
         return form.model_validate_json(answer["content"])
 
+    async def probe(self) -> None:
+        """Ask for anything, to learn whether the model answers at all. EndpointError if it does not."""
+        self._probing = True
+        try:
+            await self.ask(_Probe, "Say something in the form asked for.", "Say something.")
+        except MalformedError:
+            pass  # it answers
+        finally:
+            self._probing = False
+
     async def _request(self, form: type[BaseModel], messages: Any) -> dict[str, str | None]:
         openai = self._openai
-        self.requests += 1
         try:
             reply = await self._client.chat.completions.parse(
-                model=self.model, messages=messages, response_format=form, temperature=0.7
+                model=self.model, messages=messages, response_format=form
             )
+            message = reply.choices[0].message
         except ValidationError as error:
             return {"content": None, "fault": first_fault(error)}
         except (openai.LengthFinishReasonError, openai.ContentFilterFinishReasonError) as error:
             return {"content": None, "fault": f"cut off: {type(error).__name__}"}
-        except openai.APIResponseValidationError as error:
-            return {"content": None, "fault": f"no reply of that protocol: {self._told(error)}"}
-        except openai.OpenAIError as error:
-            where = self._client.base_url
-            raise EndpointError(f"{where}, model {self.model}: {type(error).__name__}: {self._told(error)}") from None
-        if not reply.choices or (message := reply.choices[0].message).parsed is None:
-            told = reply.choices[0].message.refusal if reply.choices else None
-            return {"content": None, "fault": f"refused: {told}" if told else "an empty answer"}
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            # Of a model that has answered, this one question is what it refuses.
+            if self._probing:
+                raise self._failed(error) from None
+            return {"content": None, "fault": f"refused: {self._told(error)}"}
+        except (
+            openai.OpenAIError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:  # no protocol, no form
+            raise self._failed(error) from None
+        if message.parsed is None:
+            return {"content": None, "fault": f"refused: {message.refusal}"}
         return {"content": message.parsed.model_dump_json(), "fault": None}
+
+    def _failed(self, error: Exception) -> EndpointError:
+        what = self._told(error) or "no answer of that protocol"
+        return EndpointError(f"{self.url}, model {self.model}: {type(error).__name__}: {what}")
 
     def _told(self, error: Exception) -> str:
         """Its text, without the key, which servers like to quote."""
@@ -110,28 +168,6 @@ class Endpoint:
         self._cache.parent.mkdir(parents=True, exist_ok=True)
         with self._cache.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(entry) + "\n")
-
-
-def run_all(jobs: Sequence[Coroutine[Any, Any, _Result]], desc: str, progress: bool) -> list[_Result]:
-    """The results of all jobs, in their order. The first that fails stops the others, and its exception is raised."""
-
-    async def together() -> list[_Result]:
-        bar = tqdm(total=len(jobs), desc=desc, unit="question", disable=not progress)
-
-        async def counted(job: Coroutine[Any, Any, _Result]) -> _Result:
-            result = await job
-            bar.update()
-            return result
-
-        with bar:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(counted(job)) for job in jobs]
-        return [task.result() for task in tasks]
-
-    try:
-        return asyncio.run(together())
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
 
 
 def _read_cache(path: Path) -> dict[str, dict[str, str | None]]:
@@ -150,4 +186,4 @@ def _read_cache(path: Path) -> dict[str, dict[str, str | None]]:
     return known
 
 
-__all__ = ["Endpoint", "EndpointError", "MalformedError", "run_all"]
+__all__ = ["Endpoint", "EndpointError", "MalformedError"]

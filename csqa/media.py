@@ -30,6 +30,7 @@ FEATURES = Features(
         "question": Value("string"),
         "plain": Value("string"),
         "wording": Value("string"),
+        "reading": Value("string"),
         "answer": Value("string"),
         "distractors": List(Value("string")),
         "shown": List(Value("string")),

@@ -90,4 +90,4 @@ def _pattern(wording: str, known: dict[str, set[str]]) -> str:
     return pattern
 
 
-__all__ = ["OBJECT_SLOTS", "program_of", "slots_of"]
+__all__ = ["OBJECT_SLOTS", "PREDICATE_SLOTS", "program_of", "slots_of"]

@@ -142,6 +142,7 @@ def _row(record: SceneRecord, question: Question, wording: str, number: int) -> 
         "question": text,
         "plain": text,
         "wording": TEMPLATE,
+        "reading": None,
         "answer": answer.answer,
         "distractors": list(answer.distractors),
         "shown": list(template.shown),

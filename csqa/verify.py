@@ -1,6 +1,7 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """`polyv csqa verify`: execute every program of a dataset again, on the scene graphs that come with it."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +20,11 @@ from polyv.csqa.reading import OBJECT_SLOTS, program_of, slots_of
 from polyv.csqa.records import SPLITS, SceneRecord, first_fault, read_records
 from polyv.csqa.selection import TEMPLATE
 from polyv.csqa.templates import Scene
-from polyv.csqa.wording import fault_in
+from polyv.csqa.wording import Reading, contradiction, fault_in
 
 
 _COLUMNS = (
-    "id", "scene_id", "family", "template", "question", "plain", "wording", "answer", "distractors", "shown", "needed", "messages", "program", "support",
+    "id", "scene_id", "family", "template", "question", "plain", "wording", "reading", "answer", "distractors", "shown", "needed", "messages", "program", "support",
 )  # fmt: skip
 _TEMPLATES = {template.name: template for template in TEMPLATES}
 
@@ -192,7 +193,7 @@ def _check_words(row: dict[str, Any], record: SceneRecord) -> str | None:
     if row["question"] != question:
         if row["wording"] == TEMPLATE:
             return f"the question is {row['question']!r}, its template's words are {question!r}"
-        if fault := fault_in(question, row["question"], row["answer"]):
+        if fault := fault_in(row, row["question"], record) or _check_reading(row, record):
             return f"the wording {row['question']!r} of {question!r}: {fault}"
     slots = slots_of(template, question, record)
     if slots is None:
@@ -211,6 +212,17 @@ def _check_words(row: dict[str, Any], record: SceneRecord) -> str | None:
     if "under" in slots and scene.support(named[slots["a"]]) != slots["under"]:
         return f"the question says that the {slots['a']} rests on the {slots['under']}"
     return None
+
+
+def _check_reading(row: dict[str, Any], record: SceneRecord) -> str | None:
+    """Whether a model's words are those that were read back, and the reading is what the row asks."""
+    try:
+        told = json.loads(row["reading"] or "{}")
+        read = told.pop("question", None)
+        reading = Reading.model_validate({**dict.fromkeys(Reading.model_fields), **told})
+    except ValueError as error:
+        return f"no reading ({error})"
+    return contradiction(row, record, reading) if read == row["question"] else f"{read!r} was read"
 
 
 def _check_files(files: list[Path]) -> None:

@@ -14,7 +14,7 @@ from polyv.csqa.records import Relation, SceneObject, SceneRecord
 
 
 PREFIX = "Can you tell: "
-Reply = tuple[int, dict[str, Any], dict[str, str]]
+Reply = tuple[int, dict[str, Any] | bytes, dict[str, str]]
 
 
 def words(text: str) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def reads(text: str) -> dict[str, Any]:
     relations = tuple(Relation(subject=names[0], predicate=each) for each in lines["Relations"].split(", "))
     scene = SceneRecord(scene_id="read", source="read", split="train", media={}, objects=objects, relations=relations)
     shown = tuple(lines["Shown with it"].split(" and "))
-    empty = dict.fromkeys(("a", "b", "c", "view", "other", "under", "p", "q"))
+    empty = {"negated": False} | dict.fromkeys(("a", "b", "c", "view", "other", "under", "p", "q"))
     predicates = {relation.predicate for relation in relations}
     known = {**dict.fromkeys("abc", names), **dict.fromkeys("pq", predicates)}
     for template in TEMPLATES:
@@ -54,6 +54,8 @@ def says(content: Any, **more: Any) -> Reply:
 
 
 def answers_well(number: int, form: str, text: str) -> Reply:
+    if form == "_Probe":
+        return says({"text": "Hello."})
     return says(words(text) if form == "Wording" else reads(text))
 
 
@@ -86,7 +88,7 @@ class LanguageModel:
                 if status == 0:  # die
                     model._server.shutdown_request(self.request)
                     return
-                data = json.dumps(content).encode()
+                data = content if isinstance(content, bytes) else json.dumps(content).encode()
                 self.send_response(status)
                 for name, value in {
                     "Content-Type": "application/json",

@@ -11,6 +11,8 @@ import pytest
 from polyv import cli
 from polyv.csqa import endpoint as endpoints
 from polyv.csqa.endpoint import Endpoint, EndpointError
+from polyv.csqa.questions import TEMPLATES
+from polyv.csqa.reading import slots_of
 from polyv.csqa.records import write_records
 from polyv.csqa.selection import select
 from polyv.csqa.verify import verify
@@ -53,7 +55,8 @@ def test_words_that_hold_are_taken(worded, rows):
         assert after["question"] == PREFIX + before["question"] and after["plain"] == before["question"]
         assert after["wording"] == "openai:rules"
         assert after["messages"][0]["content"][-1] == {"type": "text", "text": after["question"]}
-        assert {**after, **{key: before[key] for key in ("question", "wording", "messages")}} == before
+        assert json.loads(after["reading"])["question"] == after["question"]
+        assert {**after, **{key: before[key] for key in ("question", "wording", "reading", "messages")}} == before
     assert model.keys == {f"Bearer {KEY}"}
     # Neither request holds the answer where the question does not, nor the reading the question of the template.
     assert not any(f"nswer: {row['answer']}" in text for row in rows for text in model.texts)
@@ -79,11 +82,14 @@ def test_what_was_asked_before_is_not_asked_again(worded, tmp_path):
         (says({"text": "What?"}), "schema"),
         (says({"question": 7}), "schema"),
         (says({"question": "Is it so?", "answer": "yes"}), "schema"),
-        (says(None, refusal="I would rather not"), "schema"),
-        ((200, {"choices": []}, {}), "schema"),
+        (says(None, refusal="I would rather not"), "refused"),
+        ((400, {"error": {"message": "content_filter"}}, {}), "refused"),
         (says({"question": ""}), "length"),
         (says({"question": "Why " * 60 + "?"}), "length"),
-        (says({"question": "Tell me what you see there, please!"}), "no question"),
+        (says({"question": "Tell me what you see there, please!"}), "no plain question"),
+        (says({"question": "What is <image> there?"}), "no plain question"),
+        (says({"question": "What is it \u202e then?"}), "no plain question"),
+        (says({"question": "What is it \ud800 then?"}), "schema"),
     ],
 )
 def test_malformed_answers_are_rejected_and_kept_for_reading(worded, rows, reply, cause):
@@ -98,7 +104,7 @@ def test_a_malformed_reading_is_rejected(worded, rows):
         return says(words(text) if form == "Wording" else {"kind": "direction"})
 
     taken, rejected = worded(LanguageModel(behave), rows[:6])
-    assert taken == rows[:6] and {each.cause for each in rejected} == {"schema of the reading"}
+    assert taken == rows[:6] and {each.cause for each in rejected} == {"schema, of the reading"}
 
 
 def test_a_contradicting_wording_is_rejected(worded, rows):
@@ -124,31 +130,84 @@ def _names(question):
     return list(dict.fromkeys(re.findall(r"the (\w+ (?:ball|box|cone|cylinder|cube|capsule|ramp|table))\b", question)))
 
 
-def test_the_same_answer_about_other_things_is_rejected(worded, rows, records):
-    """Of two answers, one is right by chance half of the time: what it rests on must be the same, too."""
-    seen = [row for row in rows if row["template"] == "still_in_view"]
+def read_otherwise(change):
+    """A model that words well, and whose readings `change` changes."""
 
-    def other_thing(number, form, text):
+    def behave(number, form, text):
         reply = answers_well(number, form, text)
-        if form == "Wording":
+        if form != "Reading":
             return reply
         content = json.loads(reply[1]["choices"][0]["message"]["content"])
         names = text.splitlines()[0].removeprefix("Objects: ").rstrip(".").split(", ")
-        content["a"] = next(name for name in names if name != content["a"])
-        return says(content)
+        return says({**content, **change(content, names)})
 
-    taken, rejected = worded(LanguageModel(other_thing), seen)
-    assert taken == seen
-    assert {each.cause for each in rejected} >= {"read as about something else"}
+    return LanguageModel(behave)
 
 
-def test_an_answer_given_away_is_rejected():
-    plain = "What does the red ball hit first?"
-    assert fault_in(plain, "Does the red ball first hit the blue box, or what?", "blue box") == "gives the answer away"
-    assert fault_in(plain, "What is the first thing the red ball runs into?", "blue box") is None
-    offered = "Is the red ball left or right of the cone?"
-    assert fault_in(offered, "Left or right: where is the red ball, seen from the cone?", "left") is None
-    assert fault_in("Does it move?", "Yes or no, does it move?", "yes") == "gives the answer away"
+@pytest.mark.parametrize(
+    ("change", "causes"),
+    [
+        # Of two answers, one is right by chance half of the time.
+        (
+            lambda read, names: {"a": next(name for name in names if name != read["a"])},
+            {"read as about something else", "read with another answer", "read as ill-posed"},
+        ),
+        (lambda read, names: {"kind": "will_move"}, {"read as of another kind"}),
+        (lambda read, names: {"kind": "none"}, {"read as of another kind"}),
+        (lambda read, names: {"negated": True}, {"read as negated"}),
+        (lambda read, names: {"a": None}, {"read with words that its kind, or the scene, does not have"}),
+        (lambda read, names: {"a": "pink giraffe"}, {"read with words that its kind, or the scene, does not have"}),
+    ],
+)
+def test_what_is_read_as_something_else_is_rejected(worded, rows, change, causes):
+    seen = [row for row in rows if row["template"] == "still_in_view"]
+    taken, rejected = worded(read_otherwise(change), seen)
+    assert taken == seen and len(seen) > 3
+    assert {each.cause for each in rejected} <= causes and rejected
+
+
+def test_another_view_is_another_question(worded, rows):
+    beside = [row for row in rows if row["template"] == "beside_in_view"]
+
+    def other_view(read, names):
+        return {"view": "second" if read["view"] != "second" else "third"}
+
+    taken, _ = worded(read_otherwise(other_view), beside)
+    assert taken == beside
+
+
+def test_names_may_be_read_with_an_article(worded, rows):
+    seen = [row for row in rows if row["template"] == "still_in_view"]
+    _, rejected = worded(read_otherwise(lambda read, names: {"a": f"The {read['a']} "}), seen)
+    assert rejected == []
+
+
+@pytest.mark.parametrize(
+    ("question", "fault"),
+    [
+        ("Is the {a} really left of the {b} in the {view} view?", "without 'right'"),
+        ("In which way does the {a} stand to the {b}, left or right?", "without '{view}'"),
+        ("In the {view} view, is the {a} left or right of the other one?", "without '{b}'"),
+        ("Left or right: in the {view} view, where is the {a} next to the {b}?", None),
+    ],
+)
+def test_wordings_hold_the_names_and_choices_of_the_template(rows, records, question, fault):
+    for row in (row for row in rows if row["template"] == "beside_in_view"):
+        record = next(record for record in records if record.scene_id == row["scene_id"])
+        slots = slots_of(next(t for t in TEMPLATES if t.name == "beside_in_view"), row["plain"], record)
+        expected = None if fault is None else fault.format(**slots)
+        got = fault_in(row, question.format(**slots), record)
+        assert got == expected or (expected == "without 'right'" and got == "without 'left'")
+
+
+def test_an_answer_given_away_is_rejected(rows, records):
+    told = [row for row in rows if row["template"] in ("mover", "ends_on", "hits_what")]
+    for row in told:
+        record = next(record for record in records if record.scene_id == row["scene_id"])
+        plain = row["plain"].removesuffix("?").removesuffix(".")
+        assert fault_in(row, f"{plain}, or rather the {row['answer']}?", record) == "gives the answer away"
+        assert fault_in(row, f"Please: {plain}?", record) is None
+    assert len(told) > 5
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -176,6 +235,31 @@ def test_an_endpoint_too_slow_is_given_up(worded, rows, monkeypatch):
         worded(LanguageModel(delay=0.5), rows[:2])
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<html>Bad gateway</html>",
+        b"",
+        b'{"id": "1", "choi',
+        b"[]",
+        b"null",
+        b'{"error": {"message": "no"}}',
+        b"\xff\xfe",
+    ],
+)
+@pytest.mark.parametrize("kind", ["application/json", "text/html"])
+def test_what_is_no_protocol_is_told_with_its_place(worded, rows, content, kind):
+    with pytest.raises(EndpointError, match=r"http://127\.0\.0\.1:\d+/v1/, model rules: "):
+        worded(LanguageModel(lambda number, form, text: (200, content, {"Content-Type": kind})), rows[:2])
+
+
+def test_secrets_in_the_address_are_not_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://user:SECRET@127.0.0.1:9/v1?api-key=SECRET")
+    assert Endpoint("rules", tmp_path / "cache.jsonl").url == "http://127.0.0.1:9/v1/"
+    with pytest.raises(ValueError, match="concurrency: got 0, expected 1 or more"):
+        Endpoint("rules", tmp_path / "cache.jsonl", 0)
+
+
 def test_no_key_is_told_or_written(worded, rows, tmp_path, monkeypatch):
     def quotes(number, form, text):
         return 401, {"error": {"message": f"Incorrect API key provided: {KEY}.", "code": "invalid_api_key"}}, {}
@@ -198,9 +282,11 @@ def test_who_words_is_named_right():
 
 
 def test_a_dataset_is_worded_and_goes_on_after_its_endpoint_died(world, records, tmp_path, monkeypatch, capsys):
-    write_records(world / "ten.jsonl", records[:10])
+    splits = ["train"] * 5 + ["validation"] * 3 + ["test"] * 3
+    own = [record.model_copy(update={"split": split}) for record, split in zip(records, splits, strict=False)]
+    write_records(world / "some.jsonl", own)
     out = tmp_path / "out"
-    command = ["csqa", "build", "--source", str(world / "ten.jsonl"), "--questions", "40", "--out", str(out)]
+    command = ["csqa", "build", "--source", str(world / "some.jsonl"), "--questions", "40", "--out", str(out)]
     command += ["--wording", "openai:rules", "--wording-cache", str(tmp_path / "cache"), "--concurrency", "2"]
 
     def dies(number, form, text):
@@ -213,37 +299,53 @@ def test_a_dataset_is_worded_and_goes_on_after_its_endpoint_died(world, records,
     assert f"{model.url}/, model rules: APIConnectionError" in told and KEY not in told
     assert not out.exists()
 
-    def contradicts_some(number, form, text):
-        reply = answers_well(number, form, text)
+    def drops_names_of_some(number, form, text):
         if form == "Wording" and "Which" in text:
             return says({"question": "Which one is it, then?"})
-        return reply
+        return answers_well(number, form, text)
 
-    with LanguageModel(contradicts_some, port=model.port) as again:
+    with LanguageModel(drops_names_of_some, port=model.port) as again:
         assert cli.main(command) == 0
     assert len(again.texts) < 80 - 25  # what had been answered is not asked again
-    (file,) = out.glob("data/*.parquet")
-    table = pq.read_table(file).to_pylist()
+    table = [row for file in sorted(out.glob("data/*.parquet")) for row in pq.read_table(file).to_pylist()]
     by = Counter(row["wording"] for row in table)
-    assert by["openai:rules"] > 20 and by["template"] > 0
+    assert by["openai:rules"] > 20 and by["template"] > 0 and len(list(out.glob("data/*"))) == 3
     rejections = [json.loads(line) for line in (out / "rejected_wordings.jsonl").read_text().splitlines()]
     assert {each["id"] for each in rejections} == {row["id"] for row in table if row["wording"] == "template"}
-    statistics = json.loads((out / "statistics.json").read_text())
-    taken, refused = by["openai:rules"], by["template"]
-    assert statistics["wording"] == {"by": "openai:rules", "taken": taken, "rejected": {"read as of no kind": refused}}
+    statistics = json.loads((out / "statistics.json").read_text())["wording"]
+    assert statistics["taken"] == by["openai:rules"] and sum(statistics["rejected"].values()) == by["template"]
+    assert all(cause.startswith("without ") for cause in statistics["rejected"])
     assert f"{by['openai:rules']} in the words of openai:rules" in (out / "README.md").read_text()
     assert not verify(out, progress=False).mismatches
 
-    # The same request gives the same bytes, without asking anybody.
+    # The same request gives the same bytes, and asks nothing but whether the model answers.
     other = tmp_path / "other"
     command[command.index(str(out))] = str(other)
-    assert cli.main(command) == 0
+    with LanguageModel(port=model.port) as third:
+        assert cli.main(command) == 0
+    assert len(third.texts) <= 1
     for path in out.rglob("*"):
         if path.is_file():
             assert path.read_bytes() == (other / path.relative_to(out)).read_bytes()
 
-    # What is worded is verified as well.
-    rows = [row | ({"question": "Is it yes?"} if row["wording"] != "template" else {}) for row in table]
-    pq.write_table(pq.read_table(file).from_pylist(rows, schema=pq.read_schema(file)), file)
-    report = verify(out, progress=False)
-    assert len(report.mismatches) == by["openai:rules"]
+    # What is worded is verified as well: the words, and that these were the ones that were read.
+    for change in (
+        lambda row: "What is the weather like?",
+        lambda row: row["question"].replace("Can you", "Could you"),
+    ):
+        for file in sorted(out.glob("data/*.parquet")):
+            original = pq.read_table(other / "data" / file.name)
+            changed = [
+                row | ({"question": change(row)} if row["wording"] != "template" else {})
+                for row in original.to_pylist()
+            ]
+            pq.write_table(original.from_pylist(changed, schema=original.schema), file)
+        assert len(verify(out, progress=False).mismatches) == by["openai:rules"]
+
+
+def test_a_model_that_is_not_there_is_told_before_anything_is_rendered(tmp_path, monkeypatch, capsys):
+    with LanguageModel(lambda *_: (404, {"error": {"message": "no such model"}}, {})) as model:
+        monkeypatch.setenv("OPENAI_BASE_URL", model.url)
+        command = ["csqa", "build", "--questions", "20", "--out", str(tmp_path / "out"), "--wording", "openai:none"]
+        assert cli.main([*command, "--wording-cache", str(tmp_path / "cache")]) == 2
+    assert "NotFoundError" in capsys.readouterr().err and not list(tmp_path.glob("*out*"))
