@@ -259,7 +259,7 @@ OBJECT_CONTINUITY = (
         "video",
         (
             "Does the {a} go out of view and come back later in the video?",
-            "Is there a time in between when the {a} cannot be seen?",
+            "Between the first and the last time that one sees the {a}, is it ever out of view?",
             "Does the {a} vanish from the video and appear again?",
         ),
         reappears,
