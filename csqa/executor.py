@@ -367,6 +367,16 @@ class _Execution:
             return "no"
         return sure("yes" if sight.is_clear(look, self.looks.camera_or_none(node.at)) else None, "it shows a little")
 
+    def _hidden(self, node: programs.Hidden) -> str:
+        thing = self.value(node.of)
+        look, camera = self.looks.look(thing, node.at), self.looks.camera(node.at)
+        if sight.is_clear(look, camera):
+            return "no"
+        looked_at = sight.lies_in(box(thing), camera)
+        return sure(
+            "yes" if looked_at and sight.is_hidden(look) else None, "it shows a little, or the view looks past it"
+        )
+
     def _direction(self, node: programs.Direction) -> str:
         thing = self.value(node.of)
         for event in self._events(programs.SomeEvents(predicate="moves")):

@@ -205,6 +205,16 @@ def _is_shown(picture: _Picture, pixels: Pixels, slots: Slots) -> str:
     return _yes(bool((picture.segments == pixels.thing(slots["a"])).any()))
 
 
+def _hidden(pixels: Pixels, slots: Slots) -> str:
+    """Whether a view does not show what the other views show to be before it."""
+    picture, thing = _view(pixels, slots), pixels.thing(slots["a"])
+    if (picture.segments == thing).any():
+        return "no"
+    x, y, z = ((pixels.cloud(thing) - picture.pose[:3, 3]) @ picture.pose[:3, :3] @ picture.intrinsics.T).T
+    inside = (z > 0) & (x >= 0) & (y >= 0) & (x < z * picture.depth.shape[1]) & (y < z * picture.depth.shape[0])
+    return _yes(bool(inside.all()))
+
+
 def _reappears(pixels: Pixels, slots: Slots) -> str:
     shown = pixels.shown(pixels.thing(slots["a"]))
     return _yes(shown[-1] - shown[0] >= len(shown))
@@ -260,6 +270,7 @@ _ANSWERS: dict[str, Callable[[Pixels, Slots], str]] = {
     "beside_in_view": lambda pixels, slots: "left" if _is_left(_view(pixels, slots), pixels, slots) else "right",
     "same_order": _same_order,
     "in_front": _in_front,
+    "hidden_in_view": _hidden,
     "nearer_in_view": _more(_nearness_to_camera),
     "nearer_in_space": _more(_nearness),
     "nearer_from_picture": _more(_nearness),

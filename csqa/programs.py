@@ -268,6 +268,14 @@ class Seen(Record):
     at: Picture
 
 
+class Hidden(Record):
+    """Whether other things hide it from a posed view that looks where it is: yes, or no where it is in plain view."""
+
+    op: Literal["hidden"] = "hidden"
+    of: Object
+    at: NonNegativeInt
+
+
 class Direction(Record):
     """Which way it sets out, as the video's camera sees it: left, right, towards or away."""
 
@@ -316,6 +324,7 @@ Word = Annotated[
     | Beside
     | InFront
     | Seen
+    | Hidden
     | Direction
     | RestsOn
     | Whether

@@ -14,6 +14,7 @@ from polyv.csqa.programs import (
     Depth,
     Distance,
     Extreme,
+    Hidden,
     InFront,
     Name,
     Side,
@@ -122,6 +123,13 @@ def in_front(scene: Scene) -> Iterator[Proposal]:
         for a, b in scene.pairs("scene"):
             program = InFront(target=refer(a), than=refer(b), at=view)
             yield Proposal({"a": a.name, "b": b.name, "view": ORDINALS[view]}, program)
+
+
+def hidden_in_view(scene: Scene) -> Iterator[Proposal]:
+    """Whether other things hide an object from a view."""
+    for view in scene.views():
+        for thing in scene.clear("scene"):
+            yield Proposal({"a": thing.name, "view": ORDINALS[view]}, Hidden(of=refer(thing), at=view))
 
 
 def nearer_in_view(scene: Scene) -> Iterator[Proposal]:
@@ -329,6 +337,18 @@ RELATION_VIEW_DEPENDENCY = (
             "Look at the {view} view. Is the {a} in front of or behind the {b}: front or behind?",
         ),
         in_front,
+    ),
+    Template(
+        "relation_view_dependency",
+        "hidden_in_view",
+        ("scene",),
+        "scene",
+        (
+            "From where the {view} view was taken, is the {a} hidden behind something?",
+            "Does anything hide the {a} from the camera of the {view} view?",
+            "Look at the {view} view: is the {a} there, but hidden by something else?",
+        ),
+        hidden_in_view,
     ),
     Template(
         "relation_view_dependency",

@@ -8,6 +8,7 @@ axes as in `polyv.csqa.records`.
 
 import math
 from collections.abc import Iterable
+from itertools import product
 
 import numpy as np
 
@@ -65,6 +66,17 @@ def in_camera(points: np.ndarray, camera: Camera) -> np.ndarray:
     """World points [..., 3] in the camera's axes (x right, y down, z forward), metres."""
     pose = np.asarray(camera.pose)
     return (np.asarray(points) - pose[:3, 3]) @ pose[:3, :3]
+
+
+def lies_in(box: tuple[np.ndarray, np.ndarray], camera: Camera) -> bool:
+    """Whether all of a box (centre and half its size) is before the camera, and would show in its picture."""
+    centre, half = box
+    x, y, z = in_camera(centre + half * list(product((-1, 1), repeat=3)), camera).T
+    if camera.intrinsics is None or (z <= 0).any():
+        return False
+    (fx, _, cx), (_, fy, cy), _ = camera.intrinsics
+    u, v = fx * x / z + cx, fy * y / z + cy
+    return bool(min(u.min(), v.min()) >= 0 and u.max() <= camera.width - 1 and v.max() <= camera.height - 1)
 
 
 def bearing(standing: Iterable[float], facing: Iterable[float], target: Iterable[float]) -> float:

@@ -81,6 +81,20 @@ def test_sides_in_pictures_turn_with_the_viewpoint():
     assert run(scene, op="whether", one=swapped[1], other=swapped[1]).answer == "yes"
 
 
+def test_what_is_hidden_is_not_what_a_view_looks_past():
+    behind, past = (
+        Thing("red", "ball", (0.0, 0.0, 0.2), visible=0.0),
+        Thing("blue", "box", (40.0, 0.0, 0.2), visible=0.0),
+    )
+    partly = Thing("green", "cone", (0.0, 1.2, 0.2), visible=0.3)
+    scene = still(behind, past, partly, Thing("cyan", "ball", (0.5, 0.0, 0.2)))
+    assert run(scene, op="hidden", of=named("red ball"), at=2).answer == "yes"
+    assert run(scene, op="hidden", of=named("cyan ball"), at=2).answer == "no"
+    for name in ("blue box", "green cone"):
+        with pytest.raises(IllPosedError, match="it shows a little, or the view looks past it"):
+            run(scene, op="hidden", of=named(name), at=2)
+
+
 def test_what_is_nearer_depends_on_the_viewpoint_and_on_what_it_is_near_to():
     near, far = Thing("red", "ball", (0.1, -1.5, 0.2)), Thing("blue", "box", (-0.1, 1.5, 0.2))
     scene = still(near, far, Thing("green", "cone", (0.0, 2.2, 0.2)))
