@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from polyv.csqa.records import Media, Relation, SceneObject, SceneRecord
+from polyv.csqa.sight import is_hidden
 from polyv.world.make import iter_records
 from polyv.world.records import WorldObject, WorldRecord
 from polyv.world.scenes import INFERABLE_LAYOUTS
@@ -58,13 +59,18 @@ def from_world(record: WorldRecord) -> SceneRecord:
 def _object(sight: Sight, thing: WorldObject) -> SceneObject:
     known = {name: getattr(thing, name) for name in SceneObject.model_fields}
     doubtful = []
-    if not is_furniture(thing) and sight.hits_of(thing) is None:
+    if not is_furniture(thing) and (sight.hits_of(thing) is None or _is_lost_from_sight(sight, thing)):
         doubtful.append("hits")
     if sight.tips(thing):
         doubtful.append("falls_from")
     if _end(sight, thing) is None:
         doubtful.append("on")
     return SceneObject(**{**known, "doubtful": tuple(doubtful), "fixture": is_furniture(thing)})
+
+
+def _is_lost_from_sight(sight: Sight, thing: WorldObject) -> bool:
+    """Whether something hides it, or it leaves the picture, while things move: who knows what it hits then."""
+    return not sight.flies and any(is_hidden(look) for look in thing.in_video)
 
 
 def _supports(sight: Sight, thing: WorldObject) -> list[Relation]:

@@ -81,6 +81,13 @@ def test_sides_in_pictures_turn_with_the_viewpoint():
     assert run(scene, op="whether", one=swapped[1], other=swapped[1]).answer == "yes"
 
 
+def test_what_is_lost_from_sight_may_hit_anything():
+    lost, seen = still(
+        Thing("red", "ball", (0.0, 0.0, 0.2), visible=0.0), Thing("blue", "box", (2.0, 0.0, 0.2))
+    ).objects
+    assert "hits" in lost.doubtful and "hits" not in seen.doubtful
+
+
 def test_what_is_hidden_is_not_what_a_view_looks_past():
     behind, past = (
         Thing("red", "ball", (0.0, 0.0, 0.2), visible=0.0),
