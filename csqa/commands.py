@@ -101,7 +101,8 @@ as the same question; else the template's words stay, and DIR/rejected_wordings.
 Write the scene graphs of published annotations as JSON Lines, for `polyv csqa build --source FILE`. SOURCE is pvsg.json,
 or the folder "annotations" of Action Genome, or a folder of relationships.json, objects.json (3DSSG) and 3RScan.json. The
 folder of the media tells where things show: masks of PVSG (vidor/masks and so on), videos of Action Genome (videos/,
-whose rate of frames is needed), scans of 3RScan. Bad rows are left out, counted and named; a file of another format is refused.""",
+whose rate of frames is needed), scans of 3RScan. Bad rows are left out, counted and named; a file of another format is
+refused.""",
         """\
   polyv csqa import pvsg data/pvsg.json --media data --out pvsg.jsonl
   polyv csqa import action_genome dataset/ag/annotations --media dataset/ag --out ag.jsonl
