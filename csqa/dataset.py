@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,7 +30,7 @@ from polyv.csqa.endpoint import Endpoint
 from polyv.csqa.importers.world import read_world
 from polyv.csqa.media import COLUMNS, FEATURES, encode
 from polyv.csqa.pairing import with_image
-from polyv.csqa.records import SPLITS, SceneRecord, Split, read_records, write_records
+from polyv.csqa.records import SPLITS, Media, SceneRecord, Split, read_records, write_records
 from polyv.csqa.selection import CAP, TEMPLATE, crossed_priors, select, text_priors, thin
 from polyv.csqa.wording import model_of, word, write_rejections
 from polyv.world.make import alone_in, make_world
@@ -41,6 +41,15 @@ _SHARES: dict[Split, int] = {"train": 8, "validation": 1, "test": 1}
 _QUESTIONS_A_SCENE = 13  # twice as many can be asked: so that rare templates are asked often enough
 _SHARD, GROUP = 1000, 500  # rows
 _REQUEST = "request.json"
+
+
+class _Note(NamedTuple):
+    """Of a scene: where it is from, and its media, whose paths start at `folder`."""
+
+    split: Split
+    source: str
+    media: Media
+    folder: Path
 
 
 def build(
@@ -103,7 +112,7 @@ def build(
         begin(partial, {**request, "source": stamps or "world"})
         rows: dict[Split, list[dict[str, Any]]] = {}
         refused: Counter[str] = Counter()
-        folders: dict[str, Path] = {}
+        notes: dict[str, _Note] = {}
         for split in splits:
             if files:
                 sources = [(read_records(file), file.parent) for file in files]
@@ -112,7 +121,7 @@ def build(
                 scenes = -(-counts[split] // _QUESTIONS_A_SCENE) + 1
                 make_world(world, scenes, seed, size, split, workers, progress)
                 sources = [(read_world(world), world)]
-            records = chain.from_iterable(_note(part, split, folder, folders) for part, folder in sources)
+            records = chain.from_iterable(_note(part, split, folder, notes) for part, folder in sources)
             graphs = _graphs(partial, split)
             graphs.parent.mkdir(exist_ok=True)
             number = write_records(graphs, _with_bar(records, f"{split} graphs", progress))
@@ -139,14 +148,14 @@ def build(
             in_order = iter(everything)
             rows = {split: list(islice(in_order, len(rows[split]))) for split in splits}
         for split in splits:
-            _write_shards(partial, split, rows[split], _graphs(partial, split), folders, progress)
+            _write_shards(partial, split, rows[split], notes, progress)
         for split in [split for split in splits if not rows[split]]:
             del rows[split]
             _graphs(partial, split).unlink()
         statistics = {
             **_statistics(rows, refused, priors),
             "left_out": telling,
-            "sources": _sources([_graphs(partial, split) for split in rows]),
+            "sources": _sources(note for note in notes.values() if note.split in rows),
         }
         if endpoint is not None:
             causes = write_rejections(partial / "rejected_wordings.jsonl", rejections)
@@ -155,9 +164,7 @@ def build(
         (partial / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n", encoding="utf-8")
         write_card(partial, {**request, "source": "files" if files else "world"}, statistics)
         shutil.rmtree(partial / "work", ignore_errors=True)
-        for name in (_REQUEST, ".lock"):
-            (partial / name).unlink()
-        partial.rename(out)
+        finish(partial, out)
     return out
 
 
@@ -215,20 +222,27 @@ def begin(partial: Path, request: dict) -> None:
     note.write_text(text, encoding="utf-8")
 
 
+def finish(partial: Path, out: Path) -> None:
+    """Put what `begin` began, and is complete, in its place."""
+    for name in (_REQUEST, ".lock"):
+        (partial / name).unlink()
+    partial.rename(out)
+
+
 def file_stamp(file: Path) -> list:
     """What tells whether a file was changed."""
     return [str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns]
 
 
 def _note(
-    records: Iterable[SceneRecord], split: Split, folder: Path, folders: dict[str, Path]
+    records: Iterable[SceneRecord], split: Split, folder: Path, notes: dict[str, _Note]
 ) -> Iterator[SceneRecord]:
-    """The records of a split, each with an image; `folders` gathers where the media lie of those that may be in the dataset."""
+    """The records of a split, each with an image; `notes` gathers what of them is needed later."""
     for record in records:
         if record.split == split:
-            if record.media.shared:
-                folders[record.scene_id] = folder
-            yield with_image(record)
+            paired = with_image(record)
+            notes[record.scene_id] = _Note(split, record.source, paired.media, folder)
+            yield paired
 
 
 def _with_bar(items: Iterable, desc: str, progress: bool, total: int | None = None) -> Iterator:
@@ -236,26 +250,18 @@ def _with_bar(items: Iterable, desc: str, progress: bool, total: int | None = No
 
 
 def _write_shards(
-    out: Path,
-    split: Split,
-    rows: list[dict[str, Any]],
-    graphs: Path,
-    folders: dict[str, Path],
-    progress: bool,
+    out: Path, split: Split, rows: list[dict[str, Any]], notes: dict[str, _Note], progress: bool
 ) -> None:
-    """Write what is missing of a split's files, each whole or not at all. `folders` tells where the media of each scene lie;
-    those of others stay out."""
+    """Write what is missing of a split's files, each whole or not at all; media that may not be shared stay out."""
     (out / "data").mkdir(exist_ok=True)
     total = -(-len(rows) // _SHARD)
     paths = [out / "data" / f"{split}-{index:05d}-of-{total:05d}.parquet" for index in range(total)]
-    wanted = {row["scene_id"] for index, path in enumerate(paths) if not path.exists() for row in _chunk(rows, index)}
-    media = {record.scene_id: record.media for record in read_records(graphs) if record.scene_id in wanted}
     with tqdm(total=len(rows), desc=f"{split} files", unit="row", disable=not progress) as bar:
         for index, path in enumerate(paths):
             chunk = _chunk(rows, index)
             if not path.exists():
                 starts = range(0, len(chunk), GROUP)
-                write_tables(path, (_table(chunk[start : start + GROUP], media, folders) for start in starts))
+                write_tables(path, (_table(chunk[start : start + GROUP], notes) for start in starts))
             bar.update(len(chunk))
 
 
@@ -278,27 +284,27 @@ def _chunk(rows: list[dict[str, Any]], index: int) -> list[dict[str, Any]]:
     return rows[index * _SHARD : (index + 1) * _SHARD]
 
 
-def _table(rows: list[dict[str, Any]], media: dict, folders: dict[str, Path]) -> pa.Table:
+def _table(rows: list[dict[str, Any]], notes: dict[str, _Note]) -> pa.Table:
     filled = []
     for scene_id, of_scene in groupby(rows, key=lambda row: row["scene_id"]):
-        encoded: dict[str, dict[str, Any]] = {}
+        note, encoded = notes[scene_id], dict[str, dict[str, Any]]()
         for row in of_scene:
-            shown = row["shown"] if scene_id in folders else ()
+            shown = row["shown"] if note.media.shared else ()
             for kind in shown:
                 if kind not in encoded:
-                    encoded[kind] = encode(kind, media[scene_id], folders[scene_id])
+                    encoded[kind] = encode(kind, note.media, note.folder)
             columns = {column: [encoded[kind]] if kind in shown else [] for kind, column in COLUMNS.items()}
             filled.append({**row, **columns})
     return pa.Table.from_pylist(filled, schema=FEATURES.arrow_schema)
 
 
-def _sources(graphs: Iterable[Path]) -> dict[str, dict[str, Any]]:
+def _sources(notes: Iterable[_Note]) -> dict[str, dict[str, Any]]:
     """Of each source: its scenes, and whether their media are in the dataset."""
     sources: dict[str, dict[str, Any]] = {}
-    for record in chain.from_iterable(map(read_records, graphs)):
-        source = sources.setdefault(record.source, {"scenes": 0, "shared": record.media.shared})
+    for note in notes:
+        source = sources.setdefault(note.source, {"scenes": 0, "shared": note.media.shared})
         source["scenes"] += 1
-        source["shared"] &= record.media.shared
+        source["shared"] &= note.media.shared
     return sources
 
 
@@ -329,4 +335,4 @@ def _statistics(
     }
 
 
-__all__ = ["GROUP", "begin", "build", "file_stamp", "write_tables"]
+__all__ = ["GROUP", "begin", "build", "file_stamp", "finish", "write_tables"]

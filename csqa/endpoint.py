@@ -56,14 +56,14 @@ class Endpoint:
             import openai
         except ImportError as error:
             raise EndpointError("wording by a model needs the package openai: pip install 'polyv[wording]'") from error
+        self._openai = openai
         try:
-            self._client = openai.AsyncOpenAI(max_retries=_RETRIES, timeout=_TIMEOUT)
+            self._client = self._connect()
         except openai.OpenAIError as error:
             raise EndpointError(f"{error} A local server takes any: OPENAI_API_KEY=none.") from error
         if concurrency < 1:
             raise ValueError(f"concurrency: got {concurrency}, expected 1 or more.")
         self.model = model
-        self._openai = openai
         self._cache = cache
         self._known = _read_cache(cache)
         self._concurrency = concurrency
@@ -87,8 +87,7 @@ class Endpoint:
         async def together() -> list[_Result]:
             # Both belong to one loop.
             self._places = asyncio.Semaphore(self._concurrency)
-            client = self._openai.AsyncOpenAI(max_retries=_RETRIES, timeout=_TIMEOUT)
-            async with client as self._client, asyncio.TaskGroup() as group:
+            async with self._connect() as self._client, asyncio.TaskGroup() as group:
                 tasks = [group.create_task(counted(job)) for job in jobs]
             return [task.result() for task in tasks]
 
@@ -96,6 +95,9 @@ class Endpoint:
             return asyncio.run(together())
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
+
+    def _connect(self) -> Any:
+        return self._openai.AsyncOpenAI(max_retries=_RETRIES, timeout=_TIMEOUT)
 
     async def ask(self, form: type[_Form], instructions: str, text: str) -> _Form:
         """The model's answer to `text` in the form of a pydantic model.
@@ -174,13 +176,14 @@ def _read_cache(path: Path) -> dict[str, dict[str, str | None]]:
     """What was answered before. A line that a kill cut short is asked again."""
     known = {}
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        text = path.read_text(encoding="utf-8")
+        for line in text.splitlines():
             try:
                 entry = json.loads(line)
                 known[entry["key"]] = {"content": entry["content"], "fault": entry["fault"]}
             except (ValueError, KeyError, TypeError):
                 continue
-        if known and not path.read_bytes().endswith(b"\n"):
+        if known and not text.endswith("\n"):
             with path.open("a", encoding="utf-8") as lines:
                 lines.write("\n")
     return known

@@ -4,7 +4,7 @@
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from polyv.csqa.card import content_version
-from polyv.csqa.dataset import GROUP, begin, file_stamp, write_tables
+from polyv.csqa.dataset import GROUP, begin, file_stamp, finish, write_tables
 from polyv.csqa.media import COLUMNS, FEATURES, encode
-from polyv.csqa.records import SceneRecord, read_records
+from polyv.csqa.records import Media, read_records
 from polyv.world.make import alone_in
 
 
@@ -68,11 +68,11 @@ def fill(
             {"fill": [file_stamp(file) for file in files], "media": [str(place.resolve()) for place in places]},
         )
         (partial / "data").mkdir(exist_ok=True)
+        graphs = chain.from_iterable(map(read_records, sorted((folder / "graphs").glob("*.jsonl"))))
+        named = {record.scene_id: record.media for record in graphs}
         for file in tqdm(files, desc="fill", unit="file", disable=not progress):
-            split = file.name.partition("-")[0]
             if not (partial / "data" / file.name).exists():
-                graphs = {record.scene_id: record for record in read_records(folder / "graphs" / f"{split}.jsonl")}
-                write_tables(partial / "data" / file.name, _tables(file, graphs, places))
+                write_tables(partial / "data" / file.name, _tables(file, named, places))
         kept, before = (_count(root) for root in (partial, folder))
         if not kept[0]:
             raise ValueError(f"media={', '.join(map(str, places))}: the media of no row are there.")
@@ -82,32 +82,30 @@ def fill(
         shutil.copytree(folder / "graphs", partial / "graphs", dirs_exist_ok=True)
         for extra in (path for path in folder.iterdir() if path.is_file() and path.name != "README.md"):
             shutil.copy(extra, partial / extra.name)
-        for name in ("request.json", ".lock"):
-            (partial / name).unlink()
-        partial.rename(out)
+        finish(partial, out)
     return Filled(out, kept[0], before[0] - kept[0], before[1] - kept[1])
 
 
-def _tables(file: Path, graphs: dict[str, SceneRecord], places: list[Path]) -> Iterator[pa.Table]:
+def _tables(file: Path, named: dict[str, Media], places: list[Path]) -> Iterator[pa.Table]:
     for batch in pq.ParquetFile(file).iter_batches(GROUP):
         rows = []
         for scene_id, of_scene in groupby(batch.to_pylist(), key=lambda row: row["scene_id"]):
-            record, encoded = graphs[scene_id], dict[str, dict[str, Any]]()
+            media, encoded = named[scene_id], dict[str, dict[str, Any]]()
             for row in of_scene:
                 lacking = [kind for kind in row["shown"] if not row[COLUMNS[kind]]]
-                homes = {kind: _home(record, kind, places) for kind in lacking}
+                homes = {kind: _home(media, kind, places) for kind in lacking}
                 if None in homes.values():
                     continue
                 for kind, home in homes.items():
                     if home is not None and kind not in encoded:
-                        encoded[kind] = encode(kind, record.media, home)
+                        encoded[kind] = encode(kind, media, home)
                 rows.append({**row, **{COLUMNS[kind]: [encoded[kind]] for kind in lacking}})
         yield pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema)
 
 
-def _home(record: SceneRecord, kind: str, places: list[Path]) -> Path | None:
+def _home(media: Media, kind: str, places: list[Path]) -> Path | None:
     """The first of the folders in which a medium of a scene is."""
-    path = getattr(record.media, kind)
+    path = getattr(media, kind)
     return next((place for place in places if path is not None and (place / path).exists()), None)
 
 

@@ -22,3 +22,4 @@ TEMPLATES: tuple[Template, ...] = (
     + RELATION_VIEW_DEPENDENCY
     + PREDICATE_VIEW_DEPENDENCY
 )
+BY_NAME = {template.name: template for template in TEMPLATES}

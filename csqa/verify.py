@@ -15,7 +15,7 @@ from tqdm import tqdm
 from polyv.csqa.executor import execute
 from polyv.csqa.looks import IllPosedError
 from polyv.csqa.programs import QuestionProgram
-from polyv.csqa.questions import TEMPLATES
+from polyv.csqa.questions import BY_NAME
 from polyv.csqa.reading import OBJECT_SLOTS, program_of, slots_of
 from polyv.csqa.records import SPLITS, SceneRecord, first_fault, read_records
 from polyv.csqa.selection import TEMPLATE
@@ -26,7 +26,6 @@ from polyv.csqa.wording import Reading, contradiction, fault_in
 _COLUMNS = (
     "id", "scene_id", "family", "template", "question", "plain", "wording", "reading", "answer", "distractors", "shown", "needed", "messages", "program", "support",
 )  # fmt: skip
-_TEMPLATES = {template.name: template for template in TEMPLATES}
 
 
 class Mismatch(NamedTuple):
@@ -135,7 +134,7 @@ def verify_pixels(folder: str | Path, scenes: int, seed: int = 0, progress: bool
             )
         pixels = Pixels(record.split, int(told["seed"]), int(told["index"]), view.width)
         for row in rows[scene_id]:
-            slots = slots_of(_TEMPLATES[row["template"]], row["plain"], record)
+            slots = slots_of(BY_NAME[row["template"]], row["plain"], record)
             try:
                 answer = None if slots is None else derive(row["template"], slots, pixels)
             except ValueError as error:
@@ -150,7 +149,7 @@ def verify_pixels(folder: str | Path, scenes: int, seed: int = 0, progress: bool
 
 def check_row(row: dict[str, Any], record: SceneRecord) -> str | None:
     """What is wrong with a row, if something is."""
-    template = _TEMPLATES.get(row["template"])
+    template = BY_NAME.get(row["template"])
     if template is None:
         return f"there is no template {row['template']!r}"
     for name in ("family", "needed"):
@@ -189,7 +188,7 @@ def _check_text(row: dict[str, Any]) -> str | None:
 
 def _check_words(row: dict[str, Any], record: SceneRecord) -> str | None:
     """Whether the question's words stand for what its program is about, each in its role."""
-    template, question = _TEMPLATES[row["template"]], row["plain"]
+    template, question = BY_NAME[row["template"]], row["plain"]
     if row["question"] != question:
         if row["wording"] == TEMPLATE:
             return f"the question is {row['question']!r}, its template's words are {question!r}"

@@ -22,7 +22,7 @@ from polyv.csqa.endpoint import Endpoint, MalformedError
 from polyv.csqa.executor import execute
 from polyv.csqa.looks import IllPosedError
 from polyv.csqa.programs import QuestionProgram
-from polyv.csqa.questions import TEMPLATES
+from polyv.csqa.questions import BY_NAME, TEMPLATES
 from polyv.csqa.reading import PREDICATE_SLOTS, program_of, slots_of
 from polyv.csqa.records import SceneRecord
 from polyv.csqa.selection import TEMPLATE
@@ -159,7 +159,7 @@ def fault_in(row: dict[str, Any], question: str, record: SceneRecord) -> str | N
         return "length"
     if question[-1] not in "?." or "<" in question or any(unicodedata.category(sign)[0] == "C" for sign in question):
         return "no plain question"
-    slots = slots_of(_TEMPLATES[row["template"]], plain, record) or {}
+    slots = slots_of(BY_NAME[row["template"]], plain, record) or {}
     for slot, word in slots.items():
         if slot not in PREDICATE_SLOTS and not _holds(question, word):
             return f"without {word!r}"
@@ -179,7 +179,7 @@ def contradiction(row: dict[str, Any], record: SceneRecord, reading: Reading) ->
         return "read as of another kind"
     if reading.negated:
         return "read as negated"
-    template = _TEMPLATES[row["template"]]
+    template = BY_NAME[row["template"]]
     meant = slots_of(template, row["plain"], record) or {}
     try:
         slots = {slot: _as_named(getattr(reading, slot), meant[slot]) for slot in meant}
@@ -228,7 +228,5 @@ def write_rejections(path: Path, rejections: Sequence[Rejection]) -> Counter[str
     path.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
     return Counter(rejection.cause for rejection in rejections)
 
-
-_TEMPLATES = {template.name: template for template in TEMPLATES}
 
 __all__ = ["Reading", "Rejection", "Wording", "contradiction", "fault_in", "model_of", "word", "write_rejections"]
