@@ -5,9 +5,11 @@
     general.jsonl    general questions only, up to eight turns over one medium: the image, the video, the scene, and
                      each further still picture of the scene by itself
     suites.jsonl     questions of all ten suites, up to eight turns over one medium or pair of media
+    contents.jsonl   of each scene its media, and the suites' questions about any one of them, without answers
     questions.jsonl  one question a row, for evaluation
 
-Paths are relative to the folder of the JSONL. The same records and seed give the same bytes.
+Paths are relative to the folder of the JSONL. The same records and seed give the same bytes. "content" names the video
+and the scene that show what a training row's medium shows: what teachers see.
 """
 
 import json
@@ -27,9 +29,10 @@ from polyv.world.sightings import Sight
 # Of captions and questions: raise it whenever the same records give others, and fit the priors anew (polyv.world.priors).
 # 2: toppling is no fall, hits that hardly show are not asked about, two more templates are level for each shape.
 # 3: general questions on every still picture of a scene; what versions 2 and 3 ask in suites and questions is the same.
-QUESTIONS_VERSION = 3
+# 4: training rows name their content, and contents.jsonl is new; what is asked is the same as in 3.
+QUESTIONS_VERSION = 4
 
-FILES = ("captions.jsonl", "general.jsonl", "suites.jsonl", "questions.jsonl")
+FILES = ("captions.jsonl", "general.jsonl", "suites.jsonl", "contents.jsonl", "questions.jsonl")
 TURNS = 8
 
 # Questions a template and scene: several where they share a forward pass, one where each is a test item.
@@ -40,7 +43,7 @@ _PARTNERS = 8
 
 
 def write_jsonl(folder: str | Path, records: Sequence[WorldRecord], seed: int = 0) -> dict[str, int]:
-    """Write the four files into `folder`, each under a temporary name first; returns rows per file.
+    """Write the five files into `folder`, each under a temporary name first; returns rows per file.
 
     `records` are scenes of one split, in order. Raises ValueError where they mix splits.
     """
@@ -73,7 +76,9 @@ def _rows(records: Sequence[WorldRecord], seed: int) -> Iterator[tuple[str, dict
         for still, seen in enumerate(record.stills()[1:], start=1):
             asked = ask_general(record.with_image(*seen), apart, stills, _TRAINING_QUESTIONS, ("image",))
             yield from _grouped("general.jsonl", record, asked, apart, f"still-{still}-")
-        yield from _grouped("suites.jsonl", record, ask(record, rng, training, _TRAINING_QUESTIONS, partner), rng)
+        asked = ask(record, rng, training, _TRAINING_QUESTIONS, partner)
+        yield from _grouped("suites.jsonl", record, asked, rng)
+        yield "contents.jsonl", _content_row(record, asked)
         for question in ask(record, rng, testing, _TEST_QUESTIONS, partner):
             row = _row(
                 record,
@@ -135,4 +140,21 @@ def _row(
         content = [*(shown if number == 0 else []), {"type": "text", "text": question}]
         messages.append({"role": "user", "content": content})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-    return {"id": f"{record.split}-{record.scene_id}-{what}", "scene_id": record.scene_id, "messages": messages}
+    row: dict[str, object] = {
+        "id": f"{record.split}-{record.scene_id}-{what}",
+        "scene_id": record.scene_id,
+        "messages": messages,
+    }
+    if [kind for kind, _ in media] != ["video", "video"]:  # of two contents
+        row["content"] = {"video": record.media.video, "scene": record.media.scene}
+    return row
+
+
+def _content_row(record: WorldRecord, asked: Sequence[Question]) -> dict[str, object]:
+    pictures = [path for path, _, _ in record.stills()]
+    return {
+        "id": f"{record.split}-{record.scene_id}-content",
+        "scene_id": record.scene_id,
+        "content": {"image": pictures, "video": record.media.video, "scene": record.media.scene},
+        "prompts": list(dict.fromkeys(question.question for question in asked if len(question.media) == 1)),
+    }

@@ -34,13 +34,16 @@ def parts(row: dict) -> list[dict]:
     return [part for message in row["messages"] for part in message["content"]]
 
 
-def test_writes_the_four_files_and_nothing_else(folder, records):
+def test_writes_the_five_files_and_nothing_else(folder, records):
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     counts = write_jsonl(folder, records, seed=3)
     assert counts == {name: len(rows(folder, name)) for name in FILES}
 
 
-@pytest.mark.parametrize("name", FILES)
+CONVERSATIONS = [name for name in FILES if name != "contents.jsonl"]
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
 def test_rows_are_conversations_over_existing_paths(folder, records, name):
     known = {path for record in records for path in record.media.model_dump().values()}
     known |= {f"{r.media.scene}/color/{view}.png" for r in records for view in range(len(r.view_cameras))}
@@ -62,10 +65,38 @@ def test_ids_are_unique_and_name_the_split(folder, name):
 
 
 def test_conversations_have_up_to_eight_turns(folder):
-    lengths = {name: {len(row["messages"]) // 2 for row in rows(folder, name)} for name in FILES}
+    lengths = {name: {len(row["messages"]) // 2 for row in rows(folder, name)} for name in CONVERSATIONS}
     assert lengths["captions.jsonl"] == lengths["questions.jsonl"] == {1}
     for name in ("general.jsonl", "suites.jsonl"):
         assert max(lengths[name]) <= TURNS and max(lengths[name]) > 4
+
+
+def test_contents_name_all_media_of_a_scene_and_ask_without_answers(folder, records):
+    answered = {
+        (row["scene_id"], message["content"][-1]["text"])
+        for row in rows(folder, "suites.jsonl")
+        for message in row["messages"]
+        if message["role"] == "user" and len(row["messages"][0]["content"]) == 2
+    }
+    contents = rows(folder, "contents.jsonl")
+    assert [row["scene_id"] for row in contents] == [record.scene_id for record in records]
+    for row, record in zip(contents, records, strict=True):
+        assert "messages" not in row and row["prompts"]
+        assert {(row["scene_id"], prompt) for prompt in row["prompts"]} <= answered
+        assert row["content"]["image"] == [path for path, _, _ in record.stills()]
+        assert (row["content"]["video"], row["content"]["scene"]) == (record.media.video, record.media.scene)
+
+
+def test_training_rows_name_the_content_that_they_show(folder, records):
+    media = {record.scene_id: (record.media.video, record.media.scene) for record in records}
+    for name in ("captions.jsonl", "general.jsonl", "suites.jsonl"):
+        for row in rows(folder, name):
+            kinds = [part["type"] for part in row["messages"][0]["content"]]
+            if kinds[:2] == ["video", "video"]:
+                assert "content" not in row
+            else:
+                assert (row["content"]["video"], row["content"]["scene"]) == media[row["scene_id"]]
+    assert not any("content" in row for row in rows(folder, "questions.jsonl"))
 
 
 def test_no_question_is_asked_twice_in_a_conversation(folder):
