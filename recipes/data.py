@@ -4,11 +4,11 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, concatenate_datasets, interleave_datasets, load_dataset
+from datasets import Dataset, Value, concatenate_datasets, interleave_datasets, load_dataset
 from datasets.config import HF_DATASETS_CACHE
 
 from polyv.csqa.media import decode_scene
@@ -63,30 +63,70 @@ def _check_entry(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**settings, kind: medium}
 
 
-def read_rows(file: str | Path) -> Dataset:
-    """Rows of a JSONL file: `{"messages": [{"role", "content"}, …], …}`, media paths relative to the file's folder.
-
-    The columns are "messages" (JSON text, as the entries of one list differ in their keys), "source" (file and row),
-    and whatever else the rows hold.
+def check_content(content: Any, folder: Path) -> dict[str, str | list[str]]:
+    """What names one content in several modalities, with paths that start at `folder`: {"image": FILE or [FILE, …],
+    "video": FILE, "scene": DIR}, any of them. `<synergy>` learns from it (`polyv train distill`).
 
     Raises:
-        RowError: a row is not what it should be. Files are looked up here, not hours into a training; URLs are not.
+        ValueError: it is something else, or a medium is missing.
     """
+    if not isinstance(content, dict) or not content or not set(content) <= set(MEDIA):
+        raise ValueError(f"'content' is {content!r:.80}, expected some of {', '.join(MEDIA)} with the path of each")
+    checked: dict[str, str | list[str]] = {}
+    for kind, media in content.items():
+        several = kind == "image" and isinstance(media, list)
+        if not media or not all(isinstance(path, str) for path in (media if several else [media])):
+            raise ValueError(f"'content' has {kind} {media!r:.80}, expected a path{' or several' * (kind == 'image')}")
+        entries = [_check_entry({"type": kind, kind: path}, folder)[kind] for path in (media if several else [media])]
+        checked[kind] = entries if several else entries[0]
+    return checked
+
+
+def is_silent(row: dict[str, Any]) -> bool:
+    """Whether a row only names a content, without a conversation about it."""
+    return row.get("content") is not None and row.get("messages") in (None, [], "[]")
+
+
+def iter_rows(file: str | Path) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
+    """Each row of a JSONL file with its number, from 1: as `read_rows` has it, or what is wrong with it, not raised."""
     file = Path(file)
-    rows = []
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
-            source = f"{file}, row {number}"
             try:
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise ValueError(f"expected an object, got {row!r:.60}")
-                messages = check_messages(row.get("messages"), file.parent)
+                if row.get("content") is not None:
+                    row["content"] = json.dumps(check_content(row["content"], file.parent), ensure_ascii=False)
+                messages = [] if is_silent(row) else check_messages(row.get("messages"), file.parent)
             except ValueError as error:
-                raise RowError(f"{source}: {error}.") from error
-            rows.append({**row, "messages": json.dumps(messages, ensure_ascii=False), "source": source})
+                yield number, error
+            else:
+                text = json.dumps(messages, ensure_ascii=False)
+                yield number, {**row, "messages": text, "source": f"{file}, row {number}"}
+
+
+def read_rows(file: str | Path) -> Dataset:
+    """Rows of a JSONL file: `{"messages": [{"role", "content"}, …], …}`, media paths relative to the file's folder.
+
+    The columns are "messages" (JSON text, as the entries of one list differ in their keys), "source" (file and row),
+    "content" (JSON text, see `check_content`; a row that has it may lack messages) and whatever else the rows hold.
+
+    Raises:
+        RowError: a row is not what it should be. Files are looked up here, not hours into a training; URLs are not.
+    """
+    rows = []
+    for number, row in iter_rows(file):
+        if isinstance(row, ValueError):
+            raise RowError(f"{file}, row {number}: {row}.") from row
+        rows.append(row)
+    return join_rows(file, rows)
+
+
+def join_rows(file: str | Path, rows: Sequence[dict[str, Any]]) -> Dataset:
+    """`rows` of `file` as a dataset. RowError: there are none, or the values of a column differ in type."""
     if not rows:
         raise RowError(f"{file}: holds no row.")
     columns = dict.fromkeys(key for row in rows for key in row)  # `from_list` would know the first row's only
@@ -94,6 +134,24 @@ def read_rows(file: str | Path) -> Dataset:
         return Dataset.from_dict({key: [row.get(key) for row in rows] for key in columns})
     except (TypeError, ValueError) as error:  # from Arrow
         raise RowError(f"{file}: the values of one key differ in type from row to row: {error}.") from error
+
+
+def read_source(source: str) -> Dataset:
+    """A JSONL file, or a dataset of the Hub or in a folder (its "train" split). RowError: a row is unfit."""
+    if is_jsonl(source):
+        return read_rows(source)
+    rows = load_dataset(source, split="train", cache_dir=_cache_of(source))
+    if "messages" in rows.column_names and not isinstance(rows.features["messages"], Value):
+        # As text, like those of a file: columns of two types could not stand in one mixture.
+        texts = Dataset.from_dict({"messages": [json.dumps(each, ensure_ascii=False) for each in rows["messages"]]})
+        rest = rows.remove_columns("messages")
+        rows = concatenate_datasets([rest, texts], axis=1) if rest.column_names else texts
+    return rows
+
+
+def is_jsonl(source: str | Path) -> bool:
+    """Whether `source` names a file of rows; all else is for `datasets` to load."""
+    return str(source).endswith((".jsonl", ".json"))
 
 
 def read_mixture(sources: Sequence[str], weights: Sequence[float] | None, seed: int) -> Dataset:
@@ -106,12 +164,7 @@ def read_mixture(sources: Sequence[str], weights: Sequence[float] | None, seed: 
         RowError: a row is unfit, see `read_rows`.
         ValueError: `weights` do not fit `sources`.
     """
-    parts = [
-        read_rows(source)
-        if str(source).endswith((".jsonl", ".json"))
-        else load_dataset(source, split="train", cache_dir=_cache_of(source))
-        for source in sources
-    ]
+    parts = [read_source(source) for source in sources]
     if weights is None:
         return concatenate_datasets(parts)
     if len(weights) != len(parts) or min(weights) <= 0:
@@ -139,6 +192,10 @@ def read_messages(row: dict[str, Any]) -> list[dict[str, Any]]:
     Raises:
         RowError: that column holds too few.
     """
+    if is_silent(row):
+        raise RowError(
+            f"{row.get('source', 'a row')}: it names a content, and has no messages; only `polyv train distill` takes that."
+        )
     messages = json.loads(row["messages"]) if isinstance(row["messages"], str) else row["messages"]
     columns = {kind: iter(row.get(f"{kind}s") or ()) for kind in MEDIA}
     filled = []
