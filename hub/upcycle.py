@@ -1,5 +1,8 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
-"""`polyv upcycle`: a dense Qwen2.5-VL checkpoint, or several, become a PolyV checkpoint on disk, shard by shard.
+"""`polyv upcycle`, `polyv merge`: one dense checkpoint, or several, become a PolyV checkpoint on disk, shard by shard.
+
+Dense is a Qwen2.5-VL, or a PolyV without experts (`num_experts=0`), as stages 1a and 1b train it: its encodings and its
+synergy heads are taken over.
 
 `PolyVForConditionalGeneration.from_pretrained` does the same in memory, for one checkpoint. Here the bytes of each weight
 are copied from file to file, those of an FFN once for each expert; nothing of them stays in memory. The result is made
@@ -19,7 +22,7 @@ from typing import Any, BinaryIO
 import torch
 from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
 from tqdm import tqdm
-from transformers import GenerationConfig, Qwen2_5_VLConfig
+from transformers import AutoConfig, GenerationConfig, Qwen2_5_VLConfig
 
 from polyv.configuration.configuration_polyv import PolyVConfig
 from polyv.hub.checkpoints import check_name
@@ -56,7 +59,7 @@ def upcycle_to_disk(
     plan: ExpertPlan | None = None,
     **overrides: Any,
 ) -> Path:
-    """Write the PolyV that a Qwen2.5-VL checkpoint becomes.
+    """Write the PolyV that a dense checkpoint becomes.
 
     Killed, the same call goes on with the shards that are still missing.
 
@@ -77,7 +80,8 @@ def upcycle_to_disk(
     Raises:
         FileExistsError: `out` exists.
         FileNotFoundError: a checkpoint, or one of its files, is not there.
-        ValueError: a checkpoint is no Qwen2.5-VL, is incomplete, or does not fit the others or the configuration.
+        ValueError: a checkpoint is no Qwen2.5-VL and no PolyV without experts, is incomplete, or does not fit the others
+            or the configuration.
         OSError: the disk has no room for the result, or another process writes it.
     """
     out, merge = Path(out), dict(merge or {})
@@ -103,7 +107,9 @@ def upcycle_to_disk(
     if synergy_row is not None and synergy_row >= num_rows:
         config.text_config.vocab_size, config.synergy_token_id = synergy_row + 1, synergy_row
 
-    sources = {name: read_weights(folder) for name, folder in folders.items()}
+    sources = {
+        name: read_weights(folder, rename=not isinstance(dense[name], PolyVConfig)) for name, folder in folders.items()
+    }
     # In this order, as `from_pretrained`.
     dtype = dense["general"].dtype or next(iter(sources["general"].values())).dtype
     for part in (config, config.text_config, config.vision_config):
@@ -122,7 +128,7 @@ def upcycle_to_disk(
         "shards": split.filename_to_tensors,
         "sources": {name: _stamps(weights) for name, weights in sources.items()},
     }
-    new = _new_weights(model, [name for name in made if NEW_WEIGHTS.search(name)], seed)
+    new = _new_weights(model, [name for name in made if _is_new(name, sources["general"])], seed)
     processor = _processor(folders["general"], config)
     lock = _begin(out, partial, request, split.metadata["total_size"])
     try:
@@ -161,7 +167,7 @@ def placement(name: str | None, source: str | os.PathLike) -> dict[str, Any]:
     if name is None:
         return {}
     check_name("source", source)
-    layers = Qwen2_5_VLConfig.from_pretrained(source).text_config.num_hidden_layers
+    layers = AutoConfig.from_pretrained(source).text_config.num_hidden_layers
     dense = list(range(layers // 2, layers)) if name == "front-half" else None
     return {"decoder_sparse_step": 1, "mlp_only_layers": dense}
 
@@ -197,10 +203,21 @@ def _blaming(what: str) -> Iterator[None]:
 def _dense_config(name: str, folder: Path) -> Qwen2_5_VLConfig:
     folder_of = f"{'source' if name == 'general' else name}={folder}"
     with _blaming(f"{folder_of}: its config.json cannot be used"):
-        config = read_dense_config(folder, None, {})
-    if config is None:
-        raise ValueError(f"{folder_of}: its config.json is not of a Qwen2.5-VL (model_type qwen2_5_vl).")
+        config = read_dense_config(folder, None, {}) or AutoConfig.from_pretrained(folder)
+    if isinstance(config, PolyVConfig) and config.text_config.num_experts:
+        raise ValueError(
+            f"{folder_of}: it has {config.text_config.num_experts} experts already; give a dense checkpoint."
+        )
+    if not isinstance(config, Qwen2_5_VLConfig):
+        raise ValueError(
+            f"{folder_of}: its config.json is not of a Qwen2.5-VL (model_type qwen2_5_vl), nor of a PolyV without experts."
+        )
     return config
+
+
+def _is_new(name: str, source: Weights) -> bool:
+    """Whether a weight of the result is one that its source, which has no experts, does not hold."""
+    return bool(NEW_WEIGHTS.search(name)) and name not in source
 
 
 def _name_experts(merge: Mapping[str, Any], plan: ExpertPlan | None, overrides: Mapping[str, Any]) -> list[str]:
@@ -257,7 +274,7 @@ def _check(
         used: set[str] = set()
         faults = []
         for target, empty in made.items():
-            if NEW_WEIGHTS.search(target) or (name != "general" and ".experts." not in target):
+            if _is_new(target, weights) or (name != "general" and ".experts." not in target):
                 continue
             parts = _dense_names(target)
             used.update(parts)

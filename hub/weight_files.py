@@ -69,8 +69,12 @@ class Stored:
 Weights = dict[str, Stored]
 
 
-def read_weights(folder: Path) -> Weights:
-    """The weights of a Qwen2.5-VL checkpoint by their names of today, whatever names its files hold.
+def read_weights(folder: Path, rename: bool = True) -> Weights:
+    """The weights of a checkpoint.
+
+    Args:
+        rename: give those of a Qwen2.5-VL their names of today, whatever names its files hold. A PolyV's are used as
+            they are.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -88,7 +92,7 @@ def read_weights(folder: Path) -> Weights:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder}: incomplete, {', '.join(missing)} is missing. Download it again.")
-    renamings = get_checkpoint_conversion_mapping(Qwen2_5_VLForConditionalGeneration.__name__) or []
+    renamings = get_checkpoint_conversion_mapping(Qwen2_5_VLForConditionalGeneration.__name__) or [] if rename else []
     weights = {}
     for name in names:
         try:

@@ -48,6 +48,7 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
     Args:
         datasets: what the model card names as training data.
         base_model: what the model card names as origin; None if trained from scratch.
+        peft_config: of an adapter to train in place of the model's own weights.
 
     Raises:
         ValueError: gradient checkpointing is reentrant. The router's statistics are captured inside the checkpointed
@@ -65,6 +66,7 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
         processing_class: ProcessorMixin,
         datasets: list[str],
         base_model: str | None = None,
+        peft_config: Any = None,
     ):
         if args.gradient_checkpointing and (args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
             raise ValueError(
@@ -81,8 +83,11 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
             train_dataset=train_dataset,
             data_collator=data_collator,
             processing_class=processing_class,
+            peft_config=peft_config,
         )
         self.router_aux_loss_coef = getattr(text_config, "router_aux_loss_coef", 0.0)
+        # SFTTrainer knows PolyV as a model with experts; one without (num_experts=0) has no load to balance.
+        self.aux_loss_enabled = bool(self.router_aux_loss_coef and getattr(text_config, "moe_layers", ()))
         if asked_for_router_logits is not None:  # SFTTrainer sets it, and it would be saved with the model
             text_config.output_router_logits = asked_for_router_logits
         self.model_accepts_loss_kwargs = True
@@ -100,13 +105,16 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
         outputs = model(**inputs, use_cache=False, logits_to_keep=kept)
         targets = labels[:, kept]
         unwrapped = self.accelerator.unwrap_model(model)
-        loss = unwrapped.loss_function(
-            logits=outputs.logits,
-            labels=None,
-            shift_labels=targets,
-            vocab_size=outputs.logits.shape[-1],
-            num_items_in_batch=num_items_in_batch,
-        )
+        if len(kept):
+            loss = unwrapped.loss_function(
+                logits=outputs.logits,
+                labels=None,
+                shift_labels=targets,
+                vocab_size=outputs.logits.shape[-1],
+                num_items_in_batch=num_items_in_batch,
+            )
+        else:  # no answers, as in coarse distillation: 0, with a graph
+            loss = outputs.logits.sum()
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients; the count is over all processes
         metrics = self._metrics["train" if model.training else "eval"]
@@ -115,8 +123,9 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
             steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
             metrics["aux_loss"].append(outputs.aux_loss.item())
-        hits = (outputs.logits.detach().argmax(-1) == targets)[targets != IGNORED]
-        metrics["mean_token_accuracy"].append(hits.float().mean().item())
+        if len(kept):
+            hits = (outputs.logits.detach().argmax(-1) == targets)[targets != IGNORED]
+            metrics["mean_token_accuracy"].append(hits.float().mean().item())
         return (loss, outputs) if return_outputs else loss
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):

@@ -17,13 +17,28 @@ from transformers.models.qwen2_5_vl import Qwen2_5_VLProcessor
 from trl import SFTConfig, TrlParser
 
 from polyv import PolyVForConditionalGeneration, PolyVProcessor
+from polyv.recipes.caption import CaptionArguments
+from polyv.recipes.instruct import InstructArguments
 from polyv.recipes.nano import SCENES
-from polyv.recipes.pretrain import DataArguments, ModelArguments, main
+from polyv.recipes.pretrain import main
+from polyv.recipes.stage import DataArguments, ModelArguments
+from polyv.recipes.synergy import SynergyArguments
+from polyv.recipes.teacher_spatial import SpatialArguments
+from polyv.recipes.teacher_temporal import TemporalArguments
 from polyv.recipes.vision import VisionArguments
 
 
 FILES = sorted((Path(__file__).parents[2] / "recipes").glob("*/*.yaml"))
-RECIPES = [file for file in FILES if file.stem != "vision"]
+RECIPES = [file for file in FILES if file.stem not in ("vision", "teacher-temporal", "teacher-spatial")]
+KINDS = {
+    "vision": (VisionArguments, TrainingArguments),
+    "teacher-temporal": (TemporalArguments, TrainingArguments),
+    "teacher-spatial": (SpatialArguments, TrainingArguments),
+    "caption": (CaptionArguments, DataArguments, SFTConfig),
+    "instruct": (InstructArguments, DataArguments, SFTConfig),
+    "distill": (ModelArguments, DataArguments, SynergyArguments, SFTConfig),
+    "align": (ModelArguments, DataArguments, SynergyArguments, SFTConfig),
+}
 
 
 @pytest.fixture(scope="module")
@@ -123,28 +138,19 @@ def test_refuses_unknown_keys_in_the_file(config, tmp_path):
         main(["--config", str(file), "--config_name", "b"])
 
 
-@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_the_recipes_are_complete(file):
-    if file.stem == "vision":
-        vision, training = TrlParser((VisionArguments, TrainingArguments)).parse_args_and_config(
-            ["--config", str(file)]
-        )
-        assert vision.world and training.max_steps > 0
-        return
-    model, data, training = TrlParser((ModelArguments, DataArguments, SFTConfig)).parse_args_and_config(
-        ["--config", str(file)]
-    )
-    assert data.dataset_weights is None or len(data.dataset_weights) == len(data.dataset)
-    assert training.resume_from_checkpoint == "auto"
+    kinds = KINDS.get(file.stem, (ModelArguments, DataArguments, SFTConfig))
+    *given, training = TrlParser(kinds).parse_args_and_config(["--config", str(file)])
+    assert training.max_steps > 0 and training.resume_from_checkpoint == "auto"
     # Left out, both would be on, with `use_cpu` too: each recipe must say what it wants.
-    assert "bf16:" in file.read_text() and not training.gradient_checkpointing
-    assert model.upcycle == (file.stem == "tune")
-
-
-def test_the_vision_recipe_is_complete():
-    (file,) = set(FILES) - set(RECIPES)
-    vision, training = TrlParser((VisionArguments, TrainingArguments)).parse_args_and_config(["--config", str(file)])
-    assert vision.world and training.max_steps > 0 and training.resume_from_checkpoint == "auto"
+    assert "bf16:" in file.read_text()
+    for arguments in given:
+        if isinstance(arguments, DataArguments):
+            assert arguments.dataset_weights is None or len(arguments.dataset_weights) == len(arguments.dataset)
+        if isinstance(arguments, ModelArguments):
+            assert not training.gradient_checkpointing or file.parent.name != "polyv-nano"
+            assert arguments.upcycle == (file.stem in ("tune", "caption"))
 
 
 @pytest.mark.parametrize("stage", ["pretrain-captions", "pretrain"])

@@ -1,0 +1,157 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""What the scripts of all stages share: their arguments, and the run from a checkpoint and data to a checkpoint."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, set_seed
+from trl import SFTConfig, TrlParser
+
+from polyv.hub.checkpoints import check_name
+from polyv.modeling_polyv.modeling_polyv import PolyVForConditionalGeneration
+from polyv.processing.processing_polyv import PolyVProcessor
+from polyv.recipes.collator import ConversationCollator
+from polyv.recipes.data import read_mixture
+from polyv.recipes.synergy import SynergyArguments, SynergyCollator, SynergyTrainer, fit_heads
+from polyv.recipes.targets import Targets
+from polyv.recipes.trainable import WORDS, lora_config, set_trainable
+from polyv.recipes.trainer import PolyVTrainer
+
+
+@dataclass
+class ModelArguments:
+    """What to train: weights to start from, or only a config."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "PolyV or Qwen2.5-VL checkpoint to start from. A Qwen2.5-VL stays dense."}
+    )
+    config_name: str | None = field(
+        default=None, metadata={"help": "Folder with config and processor to train from scratch, in place of weights."}
+    )
+    upcycle: bool = field(default=False, metadata={"help": "Turn a dense Qwen2.5-VL checkpoint into a PolyV."})
+    trainable: str = field(default="full", metadata={"help": f"What trains: one of {', '.join(WORDS)}."})
+    lora_r: int = field(default=16, metadata={"help": "Rank of what trainable: lora adds."})
+    lora_alpha: int = field(default=32, metadata={"help": "Its scale, times the rank."})
+    freeze_vision: bool = field(
+        default=False,
+        metadata={"help": "Keep the vision encoder's weights; its projection (the merger) still trains."},
+    )
+
+    def __post_init__(self):
+        if (self.model_name_or_path is None) == (self.config_name is None):
+            raise ValueError(
+                f"model_name_or_path={self.model_name_or_path} and config_name={self.config_name}: give one of the two, "
+                "the first to start from weights, the second to train from scratch."
+            )
+        for argument in ("model_name_or_path", "config_name"):
+            if (name := getattr(self, argument)) is not None:
+                check_name(argument, name)
+        if self.upcycle and self.config_name:
+            raise ValueError("upcycle: there are no weights to upcycle from a config_name; give model_name_or_path.")
+        if self.trainable not in WORDS:
+            raise ValueError(f"trainable={self.trainable!r}: expected one of {', '.join(WORDS)}.")
+        if self.lora_r < 1:
+            raise ValueError(f"lora_r={self.lora_r}: expected 1 or more.")
+
+
+@dataclass
+class DataArguments:
+    """What to train on."""
+
+    dataset: list[str] = field(
+        default_factory=list, metadata={"help": "JSONL files, or names of datasets with a 'messages' column."}
+    )
+    dataset_weights: list[float] | None = field(
+        default=None, metadata={"help": "How often to draw from each dataset. Without it they are concatenated."}
+    )
+
+    def __post_init__(self):
+        if not self.dataset:
+            raise ValueError("dataset: got none. Give one or more JSONL files of conversations, or names on the Hub.")
+
+
+def parse(stage: str, kinds: tuple[type, ...], argv: list[str] | None) -> tuple[Any, ...]:
+    """The arguments of `polyv train STAGE`, from a recipe and the command line; unknown keys are refused."""
+    # Its own usage would be one of 140 lines, printed with every mistake; `--help` lists all fields anyway.
+    usage = f"polyv train {stage} [--config YAML] [--FIELD VALUE ...]"
+    return TrlParser(kinds, prog=f"polyv train {stage}", usage=usage).parse_args_and_config(argv)
+
+
+def load_model(
+    arguments: ModelArguments, training: SFTConfig, targets: dict[str, Targets] | None = None
+) -> PreTrainedModel:
+    """The model in float32 (unless `model_init_kwargs` says another dtype): loaded, upcycled, or with fresh weights;
+    frozen but for what `arguments.trainable` names, with synergy heads for `targets`."""
+    kwargs = {"dtype": torch.float32, **(training.model_init_kwargs or {})}
+    if arguments.config_name is not None:
+        config = AutoConfig.from_pretrained(arguments.config_name)
+        model = AutoModelForImageTextToText.from_config(config, **kwargs)
+    else:
+        loader = PolyVForConditionalGeneration if arguments.upcycle else AutoModelForImageTextToText
+        model = loader.from_pretrained(arguments.model_name_or_path, **kwargs)
+    if targets and not isinstance(model, PolyVForConditionalGeneration):
+        raise ValueError(
+            f"model_name_or_path={arguments.model_name_or_path}: it is a {type(model).__name__}, which has no `<synergy>` "
+            "to distil into. Give a PolyV checkpoint, or add upcycle: true."
+        )
+    set_trainable(model, arguments.trainable, arguments.freeze_vision)
+    if fit_heads(model, targets or {}) and arguments.trainable == "lora":
+        raise ValueError(
+            f"trainable='lora': the synergy heads of {arguments.model_name_or_path} are not of the size of these targets, "
+            "and an adapter cannot carry others. Distil in full first (polyv train distill), or leave the targets out."
+        )
+    return model
+
+
+def run(
+    arguments: ModelArguments,
+    data: DataArguments,
+    training: SFTConfig,
+    synergy: SynergyArguments | None = None,
+    keep: Callable[[Dataset], Dataset] | None = None,
+) -> None:
+    """Train, and write the checkpoint with its card.
+
+    Args:
+        synergy: what `<synergy>` is to foresee, in the stages that teach it.
+        keep: picks the rows that the stage trains on.
+    """
+    set_seed(training.seed)
+    print(f"seed {training.seed}")
+    start = arguments.model_name_or_path or arguments.config_name
+    targets = synergy.load() if synergy else {}
+    model = load_model(arguments, training, targets)
+    training.model_init_kwargs = None  # used; SFTTrainer would warn that it cannot use it
+    is_polyv = isinstance(model, PolyVForConditionalGeneration)
+    reader = PolyVProcessor.from_pretrained(start, add_synergy=is_polyv)
+    rows = read_mixture(data.dataset, data.dataset_weights, training.seed)
+    accepts = inspect.signature(model.forward).parameters
+    common: dict[str, Any] = dict(
+        train_dataset=keep(rows) if keep else rows,
+        # A dense model's folder stays plain Qwen2.5-VL, to be read without this package.
+        processing_class=reader if is_polyv else AutoProcessor.from_pretrained(start),
+        datasets=data.dataset,
+        base_model=arguments.model_name_or_path,
+        peft_config=(
+            lora_config(model, arguments.lora_r, arguments.lora_alpha) if arguments.trainable == "lora" else None
+        ),
+    )
+    trainer: PolyVTrainer
+    if synergy is None:
+        trainer = PolyVTrainer(model, training, data_collator=ConversationCollator(reader, accepts), **common)
+    else:
+        collator = SynergyCollator(reader, accepts, targets, synergy.student_sees)
+        trainer = SynergyTrainer(
+            model, training, data_collator=collator, coarse_weight=synergy.coarse_weight, **common
+        )
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    trainer.save_model()
+    trainer.create_model_card()
+    trainer.save_state()
+
+
+__all__ = ["DataArguments", "ModelArguments", "load_model", "parse", "run"]

@@ -1,0 +1,293 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""What the two synergy stages share: batches with teachers' features, and the loss of `<synergy>` on them.
+
+Shape suffixes: B rows, S `<synergy>` tokens of the batch, R regions, D a teacher's feature size.
+"""
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from polyv.modeling_polyv.encodings import PolyVSynergyHead
+from polyv.modeling_polyv.modeling_polyv import PolyVForConditionalGeneration
+from polyv.processing.processing_polyv import PolyVProcessor
+from polyv.recipes.collator import IGNORED, ConversationCollator
+from polyv.recipes.data import MEDIA, RowError, is_silent, read_messages, read_source
+from polyv.recipes.targets import Targets
+from polyv.recipes.trainer import PolyVTrainer
+
+
+HEADS = {"temporal": "video", "spatial": "scene"}
+"""Of each head, what its teacher sees."""
+
+
+@dataclass
+class SynergyArguments:
+    """What `<synergy>` is to foresee."""
+
+    temporal_targets: str | None = field(
+        default=None, metadata={"help": "Cache of a temporal teacher's features (polyv teachers cache)."}
+    )
+    spatial_targets: str | None = field(default=None, metadata={"help": "Cache of a spatial teacher's features."})
+    target_components: int | None = field(
+        default=None,
+        metadata={
+            "help": "Foresee so many principal components of the features, each of variance 1, not every dimension."
+        },
+    )
+    coarse_weight: float = field(default=1.0, metadata={"help": "Weight of L_coarse in the loss."})
+    student_sees: list[str] = field(
+        default_factory=lambda: list(MEDIA),
+        metadata={"help": "Of a content without messages, one of these modalities is drawn for the student to see."},
+    )
+
+    def __post_init__(self):
+        if not self.student_sees or not set(self.student_sees) <= set(MEDIA):
+            raise ValueError(f"student_sees={self.student_sees}: expected some of {', '.join(MEDIA)}.")
+        if self.coarse_weight < 0:
+            raise ValueError(f"coarse_weight={self.coarse_weight}: expected 0 or more.")
+
+    def load(self) -> dict[str, Targets]:
+        """The caches given, by head.
+
+        Raises:
+            ValueError: a cache is of a teacher that sees something else.
+        """
+        found = {}
+        for head, modality in HEADS.items():
+            folder = getattr(self, f"{head}_targets")
+            if folder is None:
+                continue
+            found[head] = Targets(folder, self.target_components)
+            if found[head].modality != modality:
+                raise ValueError(
+                    f"{head}_targets={folder}: it holds features of {found[head].modality}s by {found[head].teacher}, "
+                    f"expected those of a teacher that sees {modality}s."
+                )
+        return found
+
+
+class SynergyCollator(ConversationCollator):
+    """Conversations as `ConversationCollator` batches them, with the features that their `<synergy>` is to foresee.
+
+    A row's key "content" names the same content in other modalities: {"image": FILE or [FILE, ...], "video": FILE,
+    "scene": DIR}. The teachers see those; where a row has no such key, the one video and the one scene that its messages
+    show. A row without messages is of content alone: the student sees one medium of it, drawn at random, is asked
+    one of the row's "prompts", and is told no answer.
+
+    Adds to the batch, for each head with a cache, "temporal_targets" or "spatial_targets" [B, R, D], NaN in the rows
+    whose content lacks that modality.
+
+    Args:
+        processor, accepts: as `ConversationCollator`.
+        targets: the caches, by head.
+        modalities: what of its content a student may see.
+    """
+
+    def __init__(
+        self,
+        processor: PolyVProcessor,
+        accepts: Iterable[str],
+        targets: dict[str, Targets],
+        modalities: Sequence[str] = MEDIA,
+    ):
+        super().__init__(processor, accepts)
+        self.targets, self.modalities = targets, tuple(modalities)
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        # By what meets in the batch: a run that was resumed draws as one that never stopped.
+        draw = random.Random(str([row.get("source", row.get("id")) for row in rows]))
+        contents = [read_content(row) for row in rows]
+        silent = [is_silent(row) for row in rows]
+        shown = [
+            {**row, "messages": self.ask(row, content, draw)} if alone else row
+            for row, content, alone in zip(rows, contents, silent, strict=True)
+        ]
+        batch = super().__call__(shown)
+        batch["labels"][torch.tensor(silent)] = IGNORED
+        for head, targets in self.targets.items():
+            batch[f"{head}_targets"] = self.look_up(targets, rows, contents)
+        return batch
+
+    def ask(self, row: dict[str, Any], content: dict[str, Any], draw: random.Random) -> list[dict[str, Any]]:
+        """A conversation about one medium of a content, with an empty answer."""
+        kinds = [kind for kind in self.modalities if content.get(kind)]
+        if not kinds:
+            raise RowError(
+                f"{row.get('source', 'a row')}: its content holds {', '.join(content) or 'nothing'}, and the student is to "
+                f"see one of {', '.join(self.modalities)}."
+            )
+        kind = draw.choice(kinds)
+        media = content[kind]
+        medium = draw.choice(media) if isinstance(media, list) else media
+        prompt = draw.choice(row.get("prompts") or [f"Describe the {kind}."])
+        entries = [{"type": kind, kind: medium}, {"type": "text", "text": prompt}]
+        return [{"role": "user", "content": entries}, {"role": "assistant", "content": [{"type": "text", "text": ""}]}]
+
+    def _length(self, row: dict[str, Any], rest: dict[tuple, int]) -> int:
+        return 0 if is_silent(row) else super()._length(row, rest)  # what such a row shows is not yet drawn
+
+    def look_up(
+        self, targets: Targets, rows: Sequence[dict[str, Any]], contents: Sequence[dict[str, Any]]
+    ) -> torch.Tensor:
+        """[B, R, D]: what the teacher made of each row's content."""
+        found = torch.full((len(rows), targets.num_regions, targets.size), torch.nan)
+        for index, (row, content) in enumerate(zip(rows, contents, strict=True)):
+            medium = content.get(targets.modality)
+            if medium is None:
+                continue
+            try:
+                found[index] = targets(medium)
+            except (ValueError, OSError) as error:
+                raise RowError(f"{row.get('source', 'a row')}: {error}") from error
+        return found
+
+
+def read_content(row: dict[str, Any]) -> dict[str, Any]:
+    """The media that a row's content consists of, by modality; see `SynergyCollator`."""
+    content = row.get("content")
+    if content is not None:
+        content = json.loads(content) if isinstance(content, str) else content
+        return {kind: medium for kind, medium in content.items() if medium is not None}
+    shown: dict[str, list[Any]] = {"video": [], "scene": []}
+    for message in read_messages(row):
+        for entry in message["content"]:
+            if entry["type"] in shown:
+                shown[entry["type"]].append(entry[entry["type"]])
+    return {kind: media[0] for kind, media in shown.items() if len(media) == 1}
+
+
+def contents_of(sources: Sequence[str], modality: str) -> list[Any]:
+    """The media of `modality` that the contents of datasets consist of, in order.
+
+    Raises:
+        RowError: a row is unfit, see `polyv.recipes.data.read_rows`.
+    """
+    contents = (read_content(row) for source in sources for row in read_source(source))
+    return [content[modality] for content in contents if content.get(modality) is not None]
+
+
+class SynergyTrainer(PolyVTrainer):
+    """Adds L_coarse, the squared error of what `<synergy>` foresees of the teachers' features, to `PolyVTrainer`'s loss.
+
+    Each term is the mean over the dimensions of a feature and over all `<synergy>` of the optimizer step that have a
+    target, in all micro-batches and processes alike. Features are normalised, so that 1 is what the mean of all
+    features would score, and 0 perfect foresight. Rows without answers have no cross-entropy.
+
+    Args:
+        coarse_weight: of both terms.
+        Otherwise as `PolyVTrainer`.
+
+    Raises:
+        ValueError: a head has not the size of its targets, or the model has no `<synergy>`.
+    """
+
+    def __init__(self, model: PolyVForConditionalGeneration, *args: Any, coarse_weight: float = 1.0, **kwargs: Any):
+        super().__init__(model, *args, **kwargs)
+        self.coarse_weight = coarse_weight
+        self.num_targets: dict[str, torch.Tensor] = {}
+        self.synergy_id = model.config.synergy_token_id
+        self.num_synergy_tokens = model.config.num_synergy_tokens
+        for head, targets in self.data_collator.targets.items():
+            expected = head_size(targets, self.num_synergy_tokens)
+            if getattr(model.config, f"{head}_teacher_size") != expected or self.synergy_id is None:
+                raise ValueError(
+                    f"{head}_teacher_size={getattr(model.config, f'{head}_teacher_size')}: expected {expected} for the "
+                    f"features of {targets.teacher}, and a model with `<synergy>`; see `fit_heads`."
+                )
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The micro-batches of a step, and beside the number of answer tokens, those of `<synergy>` with a target."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        for head in self.data_collator.targets:
+            count = torch.zeros((), device=device)
+            for batch in batches:
+                known_B = ~batch[f"{head}_targets"][:, 0, 0].isnan()
+                count += (batch["input_ids"] == self.synergy_id)[known_B].sum().to(device)
+            self.num_targets[head] = self.accelerator.gather(count).sum().clamp(min=1)
+        return batches, num_items
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Cross-entropy, the balance loss, and L_coarse."""
+        targets = {head: inputs.pop(f"{head}_targets") for head in self.data_collator.targets}
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        metrics = self._metrics["train" if model.training else "eval"]
+        for head, targets_BRD in targets.items():
+            error_S, known_S = self.errors(
+                getattr(outputs, f"synergy_{head}"), outputs.synergy_batch_index, targets_BRD
+            )
+            total = error_S.sum()  # 0 with a graph where nothing is known: the head keeps a gradient in every process
+            if known_S.any():
+                metrics[f"{head}_loss"].append((total / known_S.sum()).item())
+            if model.training and head in self.num_targets:
+                # DDP averages gradients over the processes; the count is over all of them.
+                total = total / self.num_targets[head] * self.accelerator.num_processes
+            else:
+                total = total / known_S.sum().clamp(min=1)
+            loss = loss + self.coarse_weight * total
+        return (loss, outputs) if return_outputs else loss
+
+    def errors(
+        self, foreseen_SD: torch.Tensor, rows_S: torch.Tensor, targets_BRD: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean squared error of each `<synergy>`, 0 where it has no target, and whether it has one."""
+        targets_SRD = targets_BRD.to(foreseen_SD.device)[rows_S]
+        if targets_SRD.shape[1] == 1:
+            targets_SD = targets_SRD[:, 0]
+        elif self.num_synergy_tokens == 1:
+            targets_SD = targets_SRD.flatten(1)
+        else:  # a region each
+            turn_S = torch.arange(len(rows_S), device=rows_S.device) % self.num_synergy_tokens
+            targets_SD = targets_SRD[torch.arange(len(rows_S), device=rows_S.device), turn_S]
+        known_S = ~targets_SD.isnan().any(-1)
+        error_S = (foreseen_SD.float() - targets_SD.nan_to_num()).square().mean(-1)
+        return error_S * known_S, known_S
+
+
+def head_size(targets: Targets, num_synergy_tokens: int) -> int:
+    """How much one `<synergy>` has to foresee: a feature; of several regions all, unless there is a token for each.
+
+    Raises:
+        ValueError: there are several tokens, but not one for each region.
+    """
+    if num_synergy_tokens == 1:
+        return targets.num_regions * targets.size
+    if targets.num_regions not in (1, num_synergy_tokens):
+        raise ValueError(
+            f"num_synergy_tokens={num_synergy_tokens}: the cache {targets.folder} holds {targets.num_regions} regions; "
+            "expected as many tokens as regions, or one of either."
+        )
+    return targets.size
+
+
+def fit_heads(model: PreTrainedModel, targets: dict[str, Targets]) -> bool:
+    """Give the model heads of its teachers' sizes; one that has its size already stays as it was trained. A head without
+    a teacher is frozen: no loss trains it, and weights without a gradient stop processes that train together.
+
+    Returns:
+        Whether a head is new.
+    """
+    fresh_heads = False
+    hidden_size = model.config.get_text_config().hidden_size
+    for head in HEADS:
+        name = f"{head}_head"
+        if head in targets:
+            size = head_size(targets[head], model.config.num_synergy_tokens)
+            if getattr(model.config, f"{head}_teacher_size") != size or getattr(model, name) is None:
+                fresh = PolyVSynergyHead(hidden_size, size)
+                fresh.apply(model._init_weights)
+                setattr(model, name, fresh.to(model.device, model.dtype))
+                setattr(model.config, f"{head}_teacher_size", size)
+                fresh_heads = True
+        elif isinstance(getattr(model, name, None), nn.Module):
+            getattr(model, name).requires_grad_(False)
+    return fresh_heads
+
+
+__all__ = ["SynergyArguments", "SynergyCollator", "SynergyTrainer", "fit_heads", "head_size"]

@@ -1,0 +1,244 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""The stages, one after the other, by their own commands: what each trains, and what it leaves as it was."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from polyv import PolyVForConditionalGeneration
+from polyv.cli import main as polyv
+from polyv.recipes import align, caption, distill, instruct
+from polyv.recipes.data import RowError
+from polyv.recipes.trainable import WORDS, set_trainable
+
+
+@pytest.fixture(scope="module")
+def recipe(data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("stages")
+    contents = [{"content": {"image": "a.png", "video": "clip.mp4", "scene": "scene"}}] * 3
+    (data / "contents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in contents))
+    file = folder / "recipe.yaml"
+    settings = {
+        "dataset": [str(data / "rows.jsonl")],
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "per_device_train_batch_size": 5,
+        "max_steps": 2,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "report_to": "none",
+        "resume_from_checkpoint": "auto",
+    }
+    file.write_text(yaml.safe_dump(settings))
+    return file
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).state_dict()
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    assert before.keys() == after.keys()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.fixture(scope="module")
+def dense(recipe, start) -> Path:
+    from polyv.recipes import pretrain
+
+    out = recipe.parent / "dense"
+    pretrain.main(["--config", str(recipe), "--config_name", str(start), "--output_dir", str(out)])
+    return out
+
+
+@pytest.fixture(scope="module")
+def captioned(recipe, dense) -> Path:
+    out = recipe.parent / "caption"
+    arguments = ["--model_name_or_path", str(dense), "--upcycle", "--model_init_kwargs", '{"num_experts": 0}']
+    caption.main(["--config", str(recipe), *arguments, "--output_dir", str(out)])
+    return out
+
+
+@pytest.fixture(scope="module")
+def by_modality(recipe, captioned) -> dict[str, Path]:
+    outs = {}
+    for modality in ("image", "video", "scene"):
+        outs[modality] = recipe.parent / modality
+        arguments = ["--model_name_or_path", str(captioned), "--modality", modality]
+        instruct.main(["--config", str(recipe), *arguments, "--output_dir", str(outs[modality])])
+    return outs
+
+
+@pytest.fixture(scope="module")
+def merged(recipe, captioned, by_modality) -> Path:
+    out = recipe.parent / "merged"
+    sources = [word for name, folder in by_modality.items() for word in (f"--{name}", str(folder))]
+    assert polyv(["merge", str(captioned), str(out), *sources]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def caches(recipe, data) -> list[str]:
+    """Features of the media of rows.jsonl and contents.jsonl, by small teachers with random weights."""
+    from transformers import VJEPA2Config, VJEPA2Model, VJEPA2VideoProcessor
+
+    from polyv.recipes.multiview import MultiViewConfig, MultiViewModel
+
+    folder = recipe.parent
+    VJEPA2Model(
+        VJEPA2Config(
+            patch_size=8,
+            crop_size=16,
+            frames_per_clip=4,
+            hidden_size=24,
+            num_attention_heads=2,
+            num_hidden_layers=1,
+            pred_hidden_size=24,
+            pred_num_attention_heads=2,
+            pred_num_hidden_layers=1,
+        )
+    ).save_pretrained(folder / "t")
+    VJEPA2VideoProcessor(crop_size=16).save_pretrained(folder / "t")
+    MultiViewModel(MultiViewConfig(side=16, patch=8, hidden_size=32, num_hidden_layers=2)).save_pretrained(
+        folder / "s"
+    )
+    files = [str(data / "rows.jsonl"), str(data / "contents.jsonl")]
+    for name in ("t", "s"):
+        arguments = ["--teacher", str(folder / name), "--dataset", *files, "--out", str(folder / f"{name}-targets")]
+        assert polyv(["teachers", "cache", *arguments]) == 0
+    return ["--temporal_targets", str(folder / "t-targets"), "--spatial_targets", str(folder / "s-targets")]
+
+
+def test_captions_train_the_projection_and_the_encodings(dense, captioned):
+    before = PolyVForConditionalGeneration.from_pretrained(dense, num_experts=0, dtype=torch.float32).state_dict()
+    after = weights(captioned)
+    moved = {name for name in changed(before, after) if "_head" not in name}  # those are drawn anew
+    assert moved and all(".visual.merger." in name or "_encoding." in name for name in moved)
+    assert {"model.time_encoding.weight", "model.coordinate_encoding.weight"} <= moved
+    assert AutoConfig.from_pretrained(captioned).text_config.num_experts == 0
+
+
+def test_instructions_train_the_feed_forward_networks_of_all_layers(captioned, by_modality):
+    before = weights(captioned)
+    for folder in by_modality.values():
+        moved = changed(before, weights(folder))
+        assert all(".language_model.layers." in name and ".mlp." in name for name in moved)
+        assert len({name.split(".layers.")[1].split(".")[0] for name in moved}) == 8
+
+
+def test_merging_makes_an_expert_of_each_modality_and_keeps_the_rest(captioned, by_modality, merged):
+    base, result = weights(captioned), weights(merged)
+    sources = [weights(by_modality[name]) for name in ("image", "scene", "video")] + [base]
+    layers = AutoConfig.from_pretrained(merged).text_config.moe_layers
+    assert layers == [3, 7]
+    for name, weight in result.items():
+        if name.endswith("experts.down_proj"):
+            dense_name = name.replace("experts.down_proj", "down_proj.weight")
+            assert all(torch.equal(weight[i], source[dense_name]) for i, source in enumerate(sources))
+        elif not name.endswith(("experts.gate_up_proj", ".mlp.gate.weight")):
+            assert torch.equal(weight, base[name]), name  # the encodings that 1a trained among them
+
+
+def test_merging_refuses_a_base_with_experts(merged, tmp_path, capsys):
+    assert polyv(["merge", str(merged), str(tmp_path / "out"), "--image", str(merged)]) == 2
+    assert "it has 4 experts already; give a dense checkpoint" in capsys.readouterr().err
+
+
+def test_instructions_need_rows_of_their_modality(recipe, captioned, data, tmp_path):
+    (data / "text.jsonl").write_text((data / "rows.jsonl").read_text().splitlines()[4] + "\n")
+    arguments = ["--model_name_or_path", str(captioned), "--dataset", str(data / "text.jsonl")]
+    with pytest.raises(RowError, match="of 1 rows, none shows only videos"):
+        instruct.main(["--config", str(recipe), *arguments, "--modality", "video", "--output_dir", str(tmp_path)])
+    with pytest.raises(ValueError, match="modality=audio: expected one of image, video, scene"):
+        instruct.main(["--config", str(recipe), *arguments, "--modality", "audio", "--output_dir", str(tmp_path)])
+
+
+@pytest.fixture(scope="module")
+def coarse(recipe, merged, caches, data) -> Path:
+    out = recipe.parent / "coarse"
+    arguments = ["--model_name_or_path", str(merged), "--dataset", str(data / "contents.jsonl"), *caches]
+    distill.main(["--config", str(recipe), *arguments, "--output_dir", str(out)])
+    return out
+
+
+def test_distillation_then_alignment(recipe, coarse, caches, tmp_path):
+    log = json.loads((coarse / "trainer_state.json").read_text())["log_history"][0]
+    assert {"temporal_loss", "spatial_loss", "aux_loss"} <= log.keys() and "mean_token_accuracy" not in log
+    assert AutoConfig.from_pretrained(coarse).temporal_teacher_size == 24
+    fine = tmp_path / "fine"
+    align.main(["--config", str(recipe), "--model_name_or_path", str(coarse), *caches, "--output_dir", str(fine)])
+    log = json.loads((fine / "trainer_state.json").read_text())["log_history"][0]
+    assert {"temporal_loss", "spatial_loss", "aux_loss", "mean_token_accuracy"} <= log.keys()
+    assert weights(fine).keys() == weights(coarse).keys()
+
+
+def test_distillation_needs_a_teacher_and_a_polyv(recipe, merged, dense, caches, tmp_path):
+    arguments = ["--config", str(recipe), "--output_dir", str(tmp_path)]
+    with pytest.raises(ValueError, match="temporal_targets, spatial_targets: got neither"):
+        distill.main([*arguments, "--model_name_or_path", str(merged)])
+    with pytest.raises(ValueError, match="which has no `<synergy>` to distil into"):
+        distill.main([*arguments, "--model_name_or_path", str(dense), *caches])
+
+
+def test_unknown_keys_of_a_recipe_are_refused(recipe, merged, tmp_path):
+    file = tmp_path / "typo.yaml"
+    file.write_text(recipe.read_text() + "coarse_wieght: 2\n")
+    with pytest.raises(ValueError, match="coarse_wieght"):
+        align.main(["--config", str(file), "--model_name_or_path", str(merged), "--output_dir", str(tmp_path)])
+
+
+@pytest.mark.parametrize("word", [word for word in WORDS if word != "lora"])
+def test_a_word_names_what_trains(word, merged):
+    model = AutoModelForImageTextToText.from_pretrained(merged)
+    set_trainable(model, word)
+    free = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    kinds = {
+        "full": ("",),
+        "projection": (".visual.merger.", "_encoding."),
+        "ffn": (".layers.",),
+        "experts": (".experts.", ".mlp.gate.", "_head.", "_encoding."),
+    }[word]
+    assert free and all(any(kind in name for kind in kinds) for name in free)
+    if word == "ffn":
+        assert all(".mlp." in name and ".visual." not in name for name in free)
+    if word == "full":
+        assert free == {name for name, _ in model.named_parameters()}
+
+
+def test_words_that_name_nothing_are_refused(captioned):
+    model = AutoModelForImageTextToText.from_pretrained(captioned)
+    with pytest.raises(ValueError, match="trainable='experts': the model is dense"):
+        set_trainable(model, "experts")
+    with pytest.raises(ValueError, match="trainable='everything': expected one of full"):
+        set_trainable(model, "everything")
+
+
+def test_low_rank_additions_reach_the_experts_and_reload(recipe, merged, coarse, caches, tmp_path):
+    from peft import PeftModel
+
+    out = tmp_path / "lora"
+    arguments = ["--config", str(recipe), "--trainable", "lora", "--lora_r", "4", *caches, "--output_dir", str(out)]
+    with pytest.raises(ValueError, match=r"trainable='lora': the synergy heads of .* are not of the size"):
+        align.main([*arguments, "--model_name_or_path", str(merged)])
+    align.main([*arguments, "--model_name_or_path", str(coarse)])
+    log = json.loads((out / "trainer_state.json").read_text())["log_history"][0]
+    assert {"temporal_loss", "spatial_loss", "aux_loss", "mean_token_accuracy"} <= log.keys()
+    base = PolyVForConditionalGeneration.from_pretrained(coarse, dtype=torch.float32)
+    untouched = {name: weight.clone() for name, weight in base.state_dict().items()}
+    result = PeftModel.from_pretrained(base, out).merge_and_unload().state_dict()
+    moved = changed(untouched, result)
+    for part in (
+        "experts.gate_up_proj",
+        "experts.down_proj",
+        "q_proj",
+        "mlp.gate.weight",
+        "temporal_head",
+        "coordinate",
+    ):
+        assert any(part in name for name in moved), part
+    assert not any(".visual." in name for name in moved)
