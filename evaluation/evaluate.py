@@ -4,10 +4,12 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from polyv.ask import answer, answer_one, load, media_of
@@ -52,26 +54,25 @@ def run(
             that the prior does not know; a medium that the model cannot take.
     """
     names = parse_suites(suites)
-    for argument, number in (("n", n), ("batch_size", batch_size)):
-        if number < 1:
-            raise ValueError(f"{argument}={number}: expected at least 1.")
-    _check_out(out)
-    folder = world or Path("data") / f"evaluation-{seed}-{n}"
-    there = _check_world(folder, seed)
+    check_at_least_one(n=n, batch_size=batch_size)
+    check_out(out)
+    folder = world or default_world(seed, n)
+    there = check_world(folder, seed)
     logging.disable_progress_bar()
     loaded, processor = load(model)
-    if not has_current_questions(folder):
-        # A world that is there keeps its scenes: only those that lack are made, and its questions anew.
-        scenes, split = there.get("scenes", _scenes_for(n)), there.get("split", "test")
-        make_world(folder, scenes=scenes, seed=seed, size=SIZE, split=split, workers=None, progress=True)
-    questions = select_questions(folder, names, n, seed)
+    questions = questions_of(folder, there, names, n, seed)
     _check_prior(priors.load(PRIOR), questions)  # as `score` will, but not after hours of asking
-    request = {"model": model, "files": _fingerprint(model, loaded), "suites": names, "seed": seed, "n": n}
-    request |= {"world": str(folder), "questions": _digest(questions)}
+
+    def ask(rows: list[dict]) -> list[str]:
+        return answer(loaded, processor, [asked(row) for row in rows], max_new_tokens=16)
+
+    for messages in {media_of(asked(row)): asked(row) for row in questions}.values():
+        answer_one(model, loaded, processor, messages, max_new_tokens=1)  # refuse now, not after hours
+    request = make_request(model, loaded, names, seed, n, folder, questions)
     partial = out.with_name(out.name + ".partial.jsonl")
-    answers = _ask_all(loaded, processor, questions, batch_size, request, partial)
+    answers = ask_all(questions, batch_size, request, partial, ask)
     report = score(questions, [answers[row["id"]] for row in questions]) | {"model": model, "seed": seed}
-    _write(out, json.dumps(report, indent=2) + "\n")
+    write_whole(out, json.dumps(report, indent=2) + "\n")
     partial.unlink()
     print(table(report))
     print(f"model {model}, seed {seed}, {loaded.device}; written to {out}")
@@ -124,6 +125,43 @@ def table(report: dict) -> str:
     return "\n".join(lines)
 
 
+def asked(question: dict) -> list[dict]:
+    """The messages of a question less the last one, which is the true answer."""
+    return question["messages"][:-1]
+
+
+def default_world(seed: int, n: int) -> Path:
+    """Where the test world is, or is made, if no other folder is given."""
+    return Path("data") / f"evaluation-{seed}-{n}"
+
+
+def questions_of(folder: Path, manifest: dict, suites: list[str], n: int, seed: int) -> list[dict]:
+    """`n` questions of each suite of the test world in `folder`, which is made where it is not there.
+
+    Args:
+        manifest: what `check_world` gave for `folder`.
+    """
+    if not has_current_questions(folder):
+        # A world that is there keeps its scenes: only those that lack are made, and its questions anew.
+        scenes, split = manifest.get("scenes", _scenes_for(n)), manifest.get("split", "test")
+        make_world(folder, scenes=scenes, seed=seed, size=SIZE, split=split, workers=None, progress=True)
+    return select_questions(folder, suites, n, seed)
+
+
+def make_request(
+    model: str,
+    loaded: PreTrainedModel,
+    suites: list[str],
+    seed: int,
+    n: int,
+    world: Path,
+    questions: list[dict],
+) -> dict:
+    """What `ask_all` tells by that a partial file holds answers to the same questions, of the same checkpoint."""
+    request = {"model": model, "files": _fingerprint(model, loaded), "suites": suites, "seed": seed, "n": n}
+    return request | {"world": str(world), "questions": _digest(questions)}
+
+
 def _fingerprint(model: str, loaded: PreTrainedModel) -> list:
     """What changes when another checkpoint takes the place of this one: its commit on the Hub, or its files."""
     if not Path(model).is_dir():
@@ -138,38 +176,29 @@ def _digest(questions: list[dict]) -> str:
     return hashlib.sha256(json.dumps(questions).encode()).hexdigest()
 
 
-def _answers_so_far(path: Path, request: dict) -> dict[str, str]:
+def _answers_so_far(path: Path, request: dict) -> dict[str, Any]:
     """What an interrupted run of the same request left in `path`: question id to answer."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     rows = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may have cut the last line short
     if rows and rows[0] != request:
         print(f"{path}: answers to another request, or of a checkpoint that has changed since: beginning anew")
         return {}
-    return {name: text for row in rows[1:] for name, text in row.items()}
+    return {name: given for row in rows[1:] for name, given in row.items()}
 
 
-def _ask_all(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    questions: list[dict],
-    batch_size: int,
-    request: dict,
-    partial: Path,
-) -> dict[str, str]:
-    """Question id to answer. The file `partial` gets the request as its first line, then batch by batch the answers;
-    what it holds already is not asked again."""
+def ask_all(
+    questions: list[dict], batch_size: int, request: dict, partial: Path, ask: Callable[[list[dict]], list]
+) -> dict[str, Any]:
+    """Question id to what `ask` gives for the question. The file `partial` gets the request as its first line, then
+    batch by batch what `ask` gave; what it holds already is not asked again."""
     answers = _answers_so_far(partial, request)
     rest = [row for row in questions if row["id"] not in answers]
-    asked = [row["messages"][:-1] for row in rest]  # the last message is the true answer
-    for messages in {media_of(messages): messages for messages in asked}.values():
-        answer_one(request["model"], model, processor, messages, max_new_tokens=1)  # refuse now, not after hours
-    _write(partial, json.dumps(request) + "\n" + json.dumps(answers) + "\n")
+    write_whole(partial, json.dumps(request) + "\n" + json.dumps(answers) + "\n")
     progress = tqdm(total=len(questions), initial=len(answers), desc="questions", unit="question")
     with progress, open(partial, "a", encoding="utf-8") as file:
         for start in range(0, len(rest), batch_size):
-            texts = answer(model, processor, asked[start : start + batch_size], max_new_tokens=16)
-            ids = [row["id"] for row in rest[start : start + batch_size]]
-            answered = dict(zip(ids, texts, strict=True))
+            batch = rest[start : start + batch_size]
+            answered = dict(zip([row["id"] for row in batch], ask(batch), strict=True))
             file.write(json.dumps(answered) + "\n")
             file.flush()
             answers.update(answered)
@@ -185,7 +214,14 @@ def _score(questions: list[dict], answers: list[str], prior: dict) -> dict:
     return {**scores, "prior": guesses["accuracy"]}
 
 
-def _check_out(out: Path) -> None:
+def check_at_least_one(**numbers: int) -> None:
+    """Refuse a number of questions, or the like, that is below 1."""
+    for argument, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{argument}={number}: expected at least 1.")
+
+
+def check_out(out: Path) -> None:
     """Refuse a file that cannot be written, before hours are spent on what it is to hold."""
     there = next(folder for folder in out.resolve().parents if folder.exists())
     if out.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
@@ -202,7 +238,7 @@ def _check_prior(prior: dict, questions: list[dict]) -> None:
         )
 
 
-def _check_world(folder: Path, seed: int) -> dict:
+def check_world(folder: Path, seed: int) -> dict:
     """Refuse a folder that holds training scenes, those of another seed, or what is not comparable to what would be
     made today. Returns the world's manifest, empty where there is none yet."""
     if not (folder / "manifest.json").exists():
@@ -229,7 +265,7 @@ def _scenes_for(n: int) -> int:
     return 2 * n + 12
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".tmp")
     partial.write_text(text, encoding="utf-8")
