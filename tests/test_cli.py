@@ -15,8 +15,11 @@ import polyv
 from polyv import cli
 
 
-COMMANDS = ["ask", "demo", "world make", "world show", "train pretrain", "evaluate", "export"]
-GROUPS = ["", "world", "train"]
+COMMANDS = [
+    "ask", "demo", "world make", "world show", "evaluate", "export", "merge", "plan", "routing", "data check", "teachers cache", "teachers probe",
+    *(f"train {stage}" for stage in ("pretrain", "caption", "instruct", "distill", "align")),
+]  # fmt: skip
+GROUPS = ["", "world", "data", "train", "teachers"]
 
 
 def help_of(command: str, capsys) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polyv
 from polyv.csqa.commands import add_csqa
+from polyv.recipes.commands import add_data, add_merge, add_plan, add_teachers, add_train
 
 
 _DESCRIPTION = """\
@@ -18,8 +19,13 @@ PolyV answers questions about images, videos and posed RGB-D scenes with one mod
   demo       make an unseen scene as image, video and 3D scene, ask about it, draw the answers
   world      make the simulated world that the models learn from, or look at it
   csqa       make questions whose every answer can be derived again
-  train      train a model
+  data       check what is to be trained on, row by row
+  train      train a model, stage by stage
+  merge      make experts of checkpoints trained on one modality each
+  teachers   features of frozen teachers, for <synergy> to foresee
   evaluate   measure a model on the ten question suites
+  routing    which experts take which tokens
+  plan       what a training takes: memory on each GPU, operations
   upcycle    make a PolyV checkpoint of Qwen2.5-VL checkpoints, on disk
   export     give a checkpoint its code, so that it loads without this package
 
@@ -67,16 +73,17 @@ def _world_show(args: argparse.Namespace, rest: list[str]) -> None:
     print(contact_sheet(args.world, args.out, args.scenes))
 
 
-def _train_pretrain(args: argparse.Namespace, rest: list[str]) -> None:
-    from polyv.recipes.pretrain import main as pretrain
-
-    pretrain([*(["--config", args.config] if args.config else []), *rest])
-
-
 def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
     from polyv.evaluation.evaluate import run
 
     run(args.model, args.suites, args.seed, args.n, args.out, world=args.world, batch_size=args.batch_size)
+
+
+def _routing(args: argparse.Namespace, rest: list[str]) -> None:
+    from polyv.evaluation.routing import run
+
+    models = args.model or ["checkpoints/polyv-nano"]
+    run(models, args.suites, args.seed, args.n, args.out, world=args.world, batch_size=args.batch_size)
 
 
 def _upcycle(args: argparse.Namespace, rest: list[str]) -> None:
@@ -221,46 +228,6 @@ the same machine and versions. Seeds of different splits never give the same sce
     show.add_argument("--out", metavar="FILE", type=Path, default=Path("world.png"), help=text)
 
 
-def _add_train(commands) -> None:
-    train = _command(
-        commands,
-        "train",
-        None,
-        "train a model",
-        "Train a model: one stage a command, each by a recipe (a YAML file) or by fields on the command line.",
-    ).add_subparsers(title="stages", prog="polyv train", metavar="STAGE", required=True)
-    pretrain = _command(
-        train,
-        "pretrain",
-        _train_pretrain,
-        "train on conversations about images, videos and scenes",
-        """\
-Train on JSONL files of conversations about images, videos and scenes (the format of `polyv world make` and of your
-own data; see the README). A recipe is a YAML file of fields; a field on the command line overrides it. The fields:
-
-  --model_name_or_path M      start from this PolyV or Qwen2.5-VL checkpoint
-  --upcycle                   make a PolyV of a Qwen2.5-VL checkpoint; without it, it stays dense
-  --freeze_vision             keep the vision encoder as it is; its projection still trains
-  --config_name DIR           start from scratch with the config and processor of this folder
-  --dataset FILE ...          what to train on
-  --dataset_weights W ...     how often to draw from each
-  --output_dir DIR            where the model and its checkpoints go
-  --FIELD VALUE               every field of TRL's SFTConfig, as --learning_rate 1e-4 --max_steps 100
-
-With `resume_from_checkpoint: auto` in the recipe, the same command goes on where it was interrupted. Recipes that say
-`use_cpu: true` are trained on a GPU with `--use_cpu false`.""",
-        """\
-  polyv train pretrain --config recipes/polyv-nano/pretrain.yaml
-  polyv train pretrain --model_name_or_path checkpoints/polyv-nano --dataset mine.jsonl --output_dir runs/mine
-  polyv train pretrain --config recipes/polyv-nano/tune.yaml --model_name_or_path checkpoints/polyv-nano \\
-      --dataset mine.jsonl --dataset_weights 1 --output_dir runs/mine""",
-        loads_models=True,
-    )
-    pretrain.add_argument("--config", metavar="YAML", help="the recipe")
-    pretrain.usage = "polyv train pretrain [--config YAML] [--FIELD VALUE ...]"
-    pretrain.set_defaults(takes_rest=True)
-
-
 def _add_evaluate(commands) -> None:
     parser = _command(
         commands,
@@ -283,16 +250,42 @@ embodied_qa, temporal_image""",
         loads_models=True,
     )
     _add_model(parser)
+    _add_questions(parser, n=300)
+    text = "report to write (default: %(default)s)"
+    parser.add_argument("--out", metavar="FILE", type=Path, default=Path("report.json"), help=text)
+
+
+def _add_routing(commands) -> None:
+    parser = _command(
+        commands,
+        "routing",
+        _routing,
+        "which experts take which tokens, and how much they specialise",
+        """Ask models N questions of each suite and count where their routers send the tokens: by layer, by modality (text, image,
+video, scene, <synergy>) and by suite. Specialisation is a number between 0 and 1: how much the expert tells of the
+token's modality, with its 95 % interval, beside what shuffled modalities give. Random routers are not at 0: give the
+checkpoint before training as well. Draws a picture beside the report.""",
+        """  polyv routing --model checkpoints/polyv-nano --out routing.json
+  polyv routing --model runs/polyv-nano-merged --model runs/polyv-nano-full --out routing.json""",
+        loads_models=True,
+    )
+    text = "a PolyV checkpoint with experts; several are drawn side by side (default: checkpoints/polyv-nano)"
+    parser.add_argument("--model", metavar="M", action="append", help=text)
+    _add_questions(parser, n=100)
+    text = "report to write, with a picture beside it (default: %(default)s)"
+    parser.add_argument("--out", metavar="FILE.json", type=Path, default=Path("routing.json"), help=text)
+
+
+def _add_questions(parser: argparse.ArgumentParser, n: int) -> None:
+    """Which questions of which test world."""
     parser.add_argument("--suites", default="all", help='"all", or names separated by commas (default: %(default)s)')
     parser.add_argument("--seed", type=int, default=0, help="seed of the test world (default: %(default)s)")
-    parser.add_argument("--n", type=int, default=300, help="questions a suite (default: %(default)s)")
+    parser.add_argument("--n", type=int, default=n, help="questions a suite (default: %(default)s)")
     parser.add_argument(
         "--batch-size", metavar="B", type=int, default=16, help="questions a batch (default: %(default)s)"
     )
     text = "folder of the test world, made if it is not there (default: data/evaluation-SEED-N)"
     parser.add_argument("--world", metavar="DIR", type=Path, help=text)
-    text = "report to write (default: %(default)s)"
-    parser.add_argument("--out", metavar="FILE", type=Path, default=Path("report.json"), help=text)
 
 
 def _add_upcycle(commands) -> None:
@@ -357,9 +350,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"polyv {polyv.__version__}")
     commands = parser.add_subparsers(prog="polyv", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
-    for add in (_add_ask, _add_demo, _add_world, _add_train, _add_evaluate, _add_upcycle, _add_export):
+    for add in (_add_ask, _add_demo, _add_world, _add_evaluate, _add_routing, _add_upcycle, _add_export):
         add(commands)
-    add_csqa(commands, _command)
+    for add_more in (add_csqa, add_data, add_train, add_merge, add_teachers, add_plan):
+        add_more(commands, _command)
     return parser
 
 
