@@ -98,8 +98,9 @@ def iter_rows(file: str | Path) -> Iterator[tuple[int, dict[str, Any] | ValueErr
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise ValueError(f"expected an object, got {row!r:.60}")
-                if row.get("content") is not None:
-                    row["content"] = json.dumps(check_content(row["content"], file.parent), ensure_ascii=False)
+                for key in ("content", "teachers"):
+                    if row.get(key) is not None:
+                        row[key] = json.dumps(check_content(row[key], file.parent), ensure_ascii=False)
                 messages = [] if is_silent(row) else check_messages(row.get("messages"), file.parent)
             except ValueError as error:
                 yield number, error

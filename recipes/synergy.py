@@ -8,7 +8,7 @@ import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -79,7 +79,8 @@ class SynergyCollator(ConversationCollator):
     A row's key "content" names the same content in other modalities: {"image": FILE or [FILE, ...], "video": FILE,
     "scene": DIR}. The teachers see those; where a row has no such key, the one video and the one scene that its messages
     show. A row without messages is of content alone: the student sees one medium of it, drawn at random, is asked
-    one of the row's "prompts", and is told no answer.
+    one of the row's "prompts", and is told no answer. A key "teachers", like "content", lets the teachers see something
+    else: a control (`polyv.recipes.controls`).
 
     Adds to the batch, for each head with a cache, "temporal_targets" or "spatial_targets" [B, R, D], NaN in the rows
     whose content lacks that modality.
@@ -103,7 +104,7 @@ class SynergyCollator(ConversationCollator):
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         # By what meets in the batch: a run that was resumed draws as one that never stopped.
         draw = random.Random(str([row.get("source", row.get("id")) for row in rows]))
-        contents = [read_content(row) for row in rows]
+        contents = [read_content(row, "content") for row in rows]
         silent = [is_silent(row) for row in rows]
         shown = [
             {**row, "messages": self.ask(row, content, draw)} if alone else row
@@ -112,7 +113,7 @@ class SynergyCollator(ConversationCollator):
         batch = super().__call__(shown)
         batch["labels"][torch.tensor(silent)] = IGNORED
         for head, targets in self.targets.items():
-            batch[f"{head}_targets"] = self.look_up(targets, rows, contents)
+            batch[f"{head}_targets"] = self.look_up(targets, rows)
         return batch
 
     def ask(self, row: dict[str, Any], content: dict[str, Any], draw: random.Random) -> list[dict[str, Any]]:
@@ -133,13 +134,11 @@ class SynergyCollator(ConversationCollator):
     def _length(self, row: dict[str, Any], rest: dict[tuple, int]) -> int:
         return 0 if is_silent(row) else super()._length(row, rest)  # what such a row shows is not yet drawn
 
-    def look_up(
-        self, targets: Targets, rows: Sequence[dict[str, Any]], contents: Sequence[dict[str, Any]]
-    ) -> torch.Tensor:
+    def look_up(self, targets: Targets, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
         """[B, R, D]: what the teacher made of each row's content."""
         found = torch.full((len(rows), targets.num_regions, targets.size), torch.nan)
-        for index, (row, content) in enumerate(zip(rows, contents, strict=True)):
-            medium = content.get(targets.modality)
+        for index, row in enumerate(rows):
+            medium = read_content(row).get(targets.modality)
             if medium is None:
                 continue
             try:
@@ -149,9 +148,10 @@ class SynergyCollator(ConversationCollator):
         return found
 
 
-def read_content(row: dict[str, Any]) -> dict[str, Any]:
-    """The media that a row's content consists of, by modality; see `SynergyCollator`."""
-    content = row.get("content")
+def read_content(row: dict[str, Any], whose: Literal["content", "teachers"] = "teachers") -> dict[str, Any]:
+    """The media that a row's content consists of, by modality; or those that its teachers see, which are the same where
+    it does not say otherwise (see `SynergyCollator`)."""
+    content = row.get(whose) or row.get("content")
     if content is not None:
         content = json.loads(content) if isinstance(content, str) else content
         return {kind: medium for kind, medium in content.items() if medium is not None}

@@ -69,7 +69,7 @@ def ask(
     `partner` is the scene that gives the second video of `cross_video`; without it that suite is left out.
     """
     templates = [template for suite in SUITES.values() for template in suite]
-    return _ask(templates, record, rng, balance, most, partner)
+    return ask_these(templates, record, rng, balance, most, partner)
 
 
 def ask_general(
@@ -81,17 +81,18 @@ def ask_general(
 ) -> list[Question]:
     """General questions only (count, shape, colour) on the image, the video and the posed views of a scene, or on
     those of them that `media` names."""
-    return _ask([template for template in GENERAL if template.media in media], record, rng, balance, most, None)
+    return ask_these([template for template in GENERAL if template.media in media], record, rng, balance, most)
 
 
-def _ask(
+def ask_these(
     templates: Sequence[Template],
     record: WorldRecord,
     rng: np.random.Generator,
     balance: Balance,
-    most: int,
-    partner: WorldRecord | None,
+    most: int = 1,
+    partner: WorldRecord | None = None,
 ) -> list[Question]:
+    """Questions of some templates only; otherwise as `ask`."""
     sight = Sight(record, Sight(partner) if partner else None)
     questions = []
     for template in templates:

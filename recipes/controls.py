@@ -1,0 +1,128 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""Controls of a study, as data: rows whose teachers see another content, or whose student does.
+
+shuffled   teachers see another row's content ("teachers"), of those that show the same kinds of media and are asked the
+           same: what is left of a gain is no merit of what they saw
+blind      the media of a conversation are another row's, of the same kinds: what is left is what words tell
+"""
+
+import json
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from polyv.recipes.data import MEDIA, RowError
+
+
+Control = Literal["shuffled", "blind"]
+
+
+def write_control(control: Control, dataset: str | os.PathLike, out: str | os.PathLike, seed: int) -> Path:
+    """Write the control of a JSONL file beside it or elsewhere, under a temporary name first.
+
+    Args:
+        control: which one.
+        dataset: JSONL file of the rows.
+        out: JSONL file to write; its paths are made relative to its folder.
+        seed: of who gets whose.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: `control` is neither; for "shuffled", no row names a content.
+    """
+    if control not in ("shuffled", "blind"):
+        raise ValueError(f"control={control}: expected shuffled or blind.")
+    dataset, out = Path(dataset), Path(out)
+    rows = [json.loads(line) for line in dataset.read_text(encoding="utf-8").splitlines() if line.strip()]
+    groups: dict[tuple, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        if control == "blind" or row.get("content"):
+            groups[_likeness(row, control)].append(index)
+    if not groups:
+        raise RowError(f"{dataset}: no row names a content, so there is nothing to shuffle.")
+    rng = np.random.default_rng(seed)
+    donors = {index: donor for group in groups.values() for index, donor in _pair(group, rows, rng)}
+    base = os.path.relpath(dataset.absolute().parent, out.absolute().parent)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.tmp")
+    with partial.open("w", encoding="utf-8") as file:
+        for index, row in enumerate(rows):
+            donor = rows[donors.get(index, index)]
+            file.write(json.dumps(_moved(_swapped(row, donor, control), base), ensure_ascii=False) + "\n")
+    partial.replace(out)
+    return out
+
+
+def _likeness(row: dict[str, Any], control: Control) -> tuple:
+    shown = _media(row)
+    kinds = tuple(entry["type"] for entry in shown)
+    content = tuple(sorted(row.get("content") or ()))
+    return (kinds, content, tuple(row.get("templates", ()))) if control == "shuffled" else (kinds, content)
+
+
+def _media(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries of a row's messages that are media."""
+    contents = [message["content"] for message in row.get("messages") or [] if isinstance(message["content"], list)]
+    return [entry for content in contents for entry in content if entry["type"] in MEDIA]
+
+
+def _pair(group: list[int], rows: list[dict[str, Any]], rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Each of a group with the next in a random order, skipping those of the same scene where another is left."""
+    order = rng.permutation(group).tolist()
+    pairs = []
+    for place, index in enumerate(order):
+        others = order[place + 1 :] + order[:place]
+        scene = rows[index].get("scene_id")
+        donor = next((other for other in others if scene is None or rows[other].get("scene_id") != scene), index)
+        pairs.append((index, donor))
+    return pairs
+
+
+def _swapped(row: dict[str, Any], donor: dict[str, Any], control: Control) -> dict[str, Any]:
+    if control == "shuffled":
+        return {**row, "teachers": donor["content"]} if row.get("content") else row
+    media = iter(_media(donor))
+    messages = [
+        {
+            **message,
+            "content": [next(media) if entry["type"] in MEDIA else entry for entry in message["content"]]
+            if isinstance(message["content"], list)
+            else message["content"],
+        }
+        for message in row.get("messages") or []
+    ]
+    return {**row, "messages": messages}
+
+
+def _moved(row: dict[str, Any], base: str) -> dict[str, Any]:
+    """The row with its paths, relative to one folder, relative to another."""
+
+    def move(path: Any) -> Any:
+        return [move(each) for each in path] if isinstance(path, list) else os.path.join(base, path)
+
+    moved = dict(row)
+    for key in ("content", "teachers"):
+        if row.get(key):
+            moved[key] = {kind: move(path) for kind, path in row[key].items()}
+    if row.get("messages"):
+        moved["messages"] = [
+            {
+                **message,
+                "content": [
+                    {**entry, entry["type"]: move(entry[entry["type"]])} if entry["type"] in MEDIA else entry
+                    for entry in message["content"]
+                ]
+                if isinstance(message["content"], list)
+                else message["content"],
+            }
+            for message in row["messages"]
+        ]
+    return moved
+
+
+__all__ = ["Control", "write_control"]
