@@ -16,7 +16,7 @@ from polyv import cli
 
 
 COMMANDS = [
-    "ask", "demo", "world make", "world show", "evaluate", "export", "merge", "plan", "routing", "data check", "teachers cache", "teachers probe",
+    "ask", "demo", "world make", "world show", "evaluate", "export", "ablate", "merge", "plan", "routing", "data check", "teachers cache", "teachers probe",
     *(f"train {stage}" for stage in ("pretrain", "caption", "instruct", "distill", "align")),
 ]  # fmt: skip
 GROUPS = ["", "world", "data", "train", "teachers"]

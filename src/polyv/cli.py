@@ -24,6 +24,7 @@ PolyV answers questions about images, videos and posed RGB-D scenes with one mod
   merge      make experts of checkpoints trained on one modality each
   teachers   features of frozen teachers, for <synergy> to foresee
   evaluate   measure a model on the ten question suites
+  ablate     train the arms of a study, measure each, draw one table
   routing    which experts take which tokens
   plan       what a training takes: memory on each GPU, operations
   upcycle    make a PolyV checkpoint of Qwen2.5-VL checkpoints, on disk
@@ -77,6 +78,13 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
     from polyv.evaluation.evaluate import run
 
     run(args.model, args.suites, args.seed, args.n, args.out, world=args.world, batch_size=args.batch_size)
+
+
+def _ablate(args: argparse.Namespace, rest: list[str]) -> None:
+    from polyv.evaluation.ablate import run
+
+    results = run(args.config, args.workers, args.hours)
+    print(f"{len(results['seconds'])} arms measured so far")
 
 
 def _routing(args: argparse.Namespace, rest: list[str]) -> None:
@@ -255,6 +263,29 @@ embodied_qa, temporal_image""",
     parser.add_argument("--out", metavar="FILE", type=Path, default=Path("report.json"), help=text)
 
 
+def _add_ablate(commands) -> None:
+    parser = _command(
+        commands,
+        "ablate",
+        _ablate,
+        "train the arms of a study, measure each, draw one table",
+        """\
+Do what is left of a study: train its arms, some at once, with a thread each; measure each on the test questions; and
+write the table as JSON, Markdown and a picture, anew after each. May be interrupted at any time: the same command goes
+on, each training from its last checkpoint. A study's file says which stage each arm is made by, of what, and how it
+differs from the stage's recipe.""",
+        """\
+  polyv ablate --config recipes/polyv-nano/transfer.yaml
+  polyv ablate --config recipes/polyv-nano/ablation.yaml --workers 2 --hours 2""",
+        loads_models=True,
+    )
+    parser.add_argument("--config", metavar="YAML", required=True, help="the study")
+    parser.add_argument("--workers", metavar="W", type=int, help="trainings at once (default: the study's)")
+    parser.add_argument(
+        "--hours", metavar="H", type=float, help="begin no run later (default: the study's; 0: no limit)"
+    )
+
+
 def _add_routing(commands) -> None:
     parser = _command(
         commands,
@@ -350,7 +381,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"polyv {polyv.__version__}")
     commands = parser.add_subparsers(prog="polyv", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
-    for add in (_add_ask, _add_demo, _add_world, _add_evaluate, _add_routing, _add_upcycle, _add_export):
+    for add in (_add_ask, _add_demo, _add_world, _add_evaluate, _add_ablate, _add_routing, _add_upcycle, _add_export):
         add(commands)
     for add_more in (add_csqa, add_data, add_train, add_merge, add_teachers, add_plan):
         add_more(commands, _command)

@@ -1,0 +1,184 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""`polyv ablate`: train the arms of a study, measure each, and draw one table.
+
+Every run is a process of its own with one thread, and resumes from its last checkpoint: a study may be interrupted at
+any time, and the same command goes on. The table is written anew after each arm.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tqdm import tqdm
+
+from polyv.ask import answer, load
+from polyv.evaluation.evaluate import ask_all, asked, make_request, score, write_whole
+from polyv.evaluation.evaluate import run as evaluate
+from polyv.evaluation.results import write_results
+from polyv.evaluation.study import STAGES, Run, Study
+from polyv.evaluation.suites import locate_media
+
+
+_POLL = 1.0  # seconds
+
+
+def run(config: str | os.PathLike, workers: int | None = None, hours: float | None = None) -> dict[str, Any]:
+    """Do what is left of a study, and write its results.
+
+    Args:
+        config: the study's YAML file.
+        workers, hours: in place of those of the file.
+
+    Returns:
+        What the results' JSON file holds.
+
+    Raises:
+        ValueError: the file describes no study, or a run failed; its log is named. What does not need it is done first.
+    """
+    study = Study.read(config)
+    study.workers = workers or study.workers
+    deadline = time.monotonic() + 3600 * (study.hours if hours is None else hours)
+    limited = bool(study.hours if hours is None else hours)
+    jobs = [run for run in study.runs() if not _is_finished(run)]
+    failed = _work(jobs, study.workers, lambda: limited and time.monotonic() > deadline, str(config))
+    results = write_results(study, f"polyv ablate --config {config}")
+    if failed:
+        raise ValueError(f"config={config}: {len(failed)} runs failed: {'; '.join(failed)}.")
+    return results
+
+
+def _is_finished(run: Run) -> bool:
+    return run.is_done() and (not run.step.get("arm") or run.report.is_file())
+
+
+def _work(jobs: list[Run], workers: int, is_late: Callable[[], bool], config: str) -> list[str]:
+    """Run what can be run, in order, some at once. Returns the failed ones with their logs."""
+    running: dict[subprocess.Popen, Run] = {}
+    failed: dict[str, str] = {}
+    bar = tqdm(total=len(jobs), desc="runs", unit="run", disable=None)
+    try:
+        while jobs or running:
+            ready = [job for job in jobs if all(need.is_done() for need in job.needs())]
+            while ready and len(running) < workers and not is_late():
+                job = ready.pop(0)
+                jobs.remove(job)
+                running[_start(job, config)] = job
+            if not running:
+                break
+            time.sleep(_POLL)
+            for process in [process for process in running if process.poll() is not None]:
+                job = running.pop(process)
+                bar.update()
+                if process.returncode:
+                    failed[job.name] = f"{job.name}, see {_log(job)}"
+                else:
+                    write_results(job.study, f"polyv ablate --config {config}")
+    finally:
+        for process in running:
+            process.terminate()
+        bar.close()
+    return list(failed.values())
+
+
+def _log(job: Run) -> Path:
+    return job.report.with_name(f"{job.step['name']}.log")
+
+
+def _start(job: Run, config: str) -> subprocess.Popen:
+    log = _log(job)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # Else glibc gives the memory of each step back, page by page; see docs/bench.md.
+    environment |= {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
+    command = [sys.executable, "-m", "polyv.evaluation.ablate", config, job.name]
+    with log.open("a") as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+
+
+def work_on(study: Study, name: str) -> None:
+    """One run in this process: train, unless that is done; measure, where it is an arm."""
+    job = next(run for run in study.runs() if run.name == name)
+    started = time.monotonic()
+    if not job.is_done():
+        _train(job)
+        _note_seconds(job, time.monotonic() - started)
+    if job.step.get("arm") and not job.report.is_file():
+        if job.questions is None:
+            test = study.test
+            evaluate(str(job.folder), "all", test["seed"], test["n"], job.report, world=Path(test["world"]))
+        else:
+            measure(str(job.folder), Path(job.questions), job.report)
+
+
+def _train(job: Run) -> None:
+    stage = job.step["stage"]
+    if stage in STAGES:
+        recipe = job.folder.with_name(f"{job.folder.name}.yaml")
+        recipe.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(recipe, yaml.safe_dump(job.settings(), sort_keys=False))
+        from importlib import import_module
+
+        import_module(f"polyv.recipes.{stage}").main(["--config", str(recipe)])
+    elif stage == "merge":
+        from polyv.hub.upcycle import MODALITIES, upcycle_to_disk
+
+        options = job.options()
+        merge: dict[str, Any] = {name: options.pop(name) for name in MODALITIES if name in options}
+        upcycle_to_disk(job.start(), job.folder, merge, seed=job.seed, **options)
+    elif stage == "wide":
+        from polyv.evaluation.widen import widen
+
+        widen(job.start(), job.folder, seed=job.seed, **job.options())
+    else:
+        from polyv.recipes.controls import write_control
+
+        write_control(out=job.folder, seed=job.seed, **job.options())
+
+
+def _note_seconds(job: Run, seconds: float) -> None:
+    """Add to what the run took, over all its interruptions but those by a kill."""
+    file = job.report.with_name(f"{job.step['name']}.seconds")
+    before = float(file.read_text()) if file.is_file() else 0.0
+    file.write_text(f"{before + seconds:.1f}\n")
+
+
+def measure(model: str, questions: Path, out: Path, batch_size: int = 32) -> dict[str, Any]:
+    """Ask a model all questions of a JSONL file (rows as in a world's questions.jsonl) and write its report, as
+    `polyv evaluate` does for a world's."""
+    rows = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
+    rows = [{**row, "messages": locate_media(row["messages"], questions.parent)} for row in rows]
+    loaded, processor = load(model)
+
+    def ask(batch: list[dict]) -> list[str]:
+        return answer(loaded, processor, [asked(row) for row in batch], max_new_tokens=16)
+
+    request = make_request(model, loaded, sorted({row["suite"] for row in rows}), 0, len(rows), questions, rows)
+    partial = out.with_name(out.name + ".partial.jsonl")
+    answers = ask_all(rows, batch_size, request, partial, ask)
+    report = score(rows, [answers[row["id"]] for row in rows]) | {"model": model, "questions": str(questions)}
+    write_whole(out, json.dumps(report, indent=2) + "\n")
+    partial.unlink()
+    return report
+
+
+def main() -> None:
+    """`python -m polyv.evaluation.ablate CONFIG NAME`: one run, for `run`."""
+    import polyv
+
+    polyv.register()
+    torch.set_num_threads(1)
+    work_on(Study.read(sys.argv[1]), sys.argv[2])
+
+
+if __name__ == "__main__":
+    main()
+
+
+__all__ = ["measure", "run", "work_on"]

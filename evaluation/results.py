@@ -1,0 +1,195 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""The table of a study: what its arms reached so far, as JSON, Markdown and a picture."""
+
+import json
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from polyv.evaluation.evaluate import write_whole
+from polyv.evaluation.study import Run, Study, arms_of
+
+
+def write_results(study: Study, command: str) -> dict[str, Any]:
+    """Write what the study's measured arms reached; returns what the JSON file holds.
+
+    Of a study on a world: {"arms": {arm: {seed: {suite: accuracy}}}, "prior": {suite: …}, "n": {suite: …}, "seconds",
+    "command", "commit"}. Of one on files of questions: {"results": [{the fields of the case, "arm", "seed", "suite",
+    "template", "accuracy", "n", "prior"}], "seconds", "command", "commit"}; the template is null in a suite's own row.
+    """
+    measured = [(run, json.loads(run.report.read_text())) for run in arms_of(study) if run.report.is_file()]
+    results = (_of_world if "world" in study.test else _of_questions)(measured)
+    seconds: dict[str, dict[str, float]] = defaultdict(dict)
+    for run, _ in measured:
+        seconds[_label(run)][str(run.seed)] = _seconds(run)
+    results |= {"seconds": seconds, "command": command, "commit": _commit()}
+    out = Path(study.results)
+    write_whole(out, json.dumps(results, indent=1) + "\n")
+    if measured:
+        write_whole(out.with_suffix(".md"), to_markdown(results))
+        draw(results, out.with_suffix(".png"))
+    return results
+
+
+def _label(run: Run) -> str:
+    return " ".join([*run.case.values(), run.step["name"]])
+
+
+def _of_world(measured: list[tuple[Run, dict]]) -> dict[str, Any]:
+    arms: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+    prior, n = {}, {}
+    for run, report in measured:
+        suites = report["suites"]
+        arms[run.step["name"]][str(run.seed)] = {name: suite["accuracy"] for name, suite in suites.items()}
+        prior = {name: suite["prior"] for name, suite in suites.items()}
+        n = {name: suite["n"] for name, suite in suites.items()}
+    return {"arms": arms, "prior": prior, "n": n}
+
+
+def _of_questions(measured: list[tuple[Run, dict]]) -> dict[str, Any]:
+    rows = []
+    for run, report in measured:
+        common = {**run.case, "arm": run.step["name"], "seed": run.seed}
+        for kind, named in (("suites", report["suites"]), ("templates", report["templates"])):
+            for name, scores in named.items():
+                suite, _, template = name.partition("/")
+                told = {key: scores[key] for key in ("accuracy", "n", "prior")}
+                rows.append({**common, "suite": suite, "template": template or None, **told})
+                assert (kind == "templates") == bool(template)
+    return {"results": rows}
+
+
+def _seconds(run: Run) -> float:
+    """Of training: a run's own, and those of all that it builds upon."""
+    seen: dict[str, float] = {}
+
+    def add(job: Run) -> None:
+        file = job.report.with_name(f"{job.step['name']}.seconds")
+        seen[job.name] = float(file.read_text()) if file.is_file() else 0.0
+        for need in job.needs():
+            add(need)
+
+    add(run)
+    return round(sum(seen.values()), 1)
+
+
+def _commit() -> str | None:
+    """Of the code that ran, with "+" where it differs from what is committed."""
+    try:
+        named = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+"], cwd=Path(__file__).parent, capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    return named.stdout.strip() or None
+
+
+def above_prior(accuracy: float, prior: float) -> float:
+    """(accuracy − prior) / (1 − prior): 0 is what words alone give, 1 is all."""
+    return (accuracy - prior) / (1 - prior)
+
+
+def to_markdown(results: dict[str, Any]) -> str:
+    """The table as Markdown; ± is the standard deviation over seeds."""
+    lines = _world_lines(results) if "arms" in results else _question_lines(results)
+    return "\n".join([*lines, "", f"`{results['command']}`, commit {results['commit']}", ""])
+
+
+def _spread(values: list[float]) -> str:
+    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def _world_lines(results: dict[str, Any]) -> list[str]:
+    suites = list(results["prior"])
+    head = ["arm", "seeds", "mean", "above the prior", "minutes", *suites]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    priors = [
+        "prior",
+        "",
+        f"{mean(results['prior'].values()):.3f}",
+        "0",
+        "",
+        *map("{:.2f}".format, results["prior"].values()),
+    ]
+    for arm, seeds in results["arms"].items():
+        means = [mean(accuracies.values()) for accuracies in seeds.values()]
+        above = [mean(above_prior(a[s], results["prior"][s]) for s in suites) for a in seeds.values()]
+        minutes = mean(results["seconds"][arm].values()) / 60
+        each = [f"{mean(accuracies[suite] for accuracies in seeds.values()):.2f}" for suite in suites]
+        cells = [arm, str(len(seeds)), _spread(means), _spread(above), f"{minutes:.0f}", *each]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, f"| {' | '.join(priors)} |"]
+
+
+def _question_lines(results: dict[str, Any]) -> list[str]:
+    rows = results["results"]
+    if not rows:
+        return []
+    fixed = ("arm", "seed", "suite", "template", "accuracy", "n", "prior")
+    fields = [name for name in rows[0] if name not in fixed]
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    groups: dict[tuple, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        key = (*(row[name] for name in fields), row["template"] or f"all of {row['suite']}")
+        groups[key][row["arm"]].append(row)
+    head = [*fields, "question", "n", "prior", *arms]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for key, by_arm in groups.items():
+        one = next(iter(by_arm.values()))[0]
+        cells = [_spread([row["accuracy"] for row in by_arm[arm]]) if by_arm.get(arm) else "" for arm in arms]
+        cells = [*key, str(one["n"]), f"{one['prior']:.2f}", *cells]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Each arm as a row: its seeds as dots, their mean as a line."""
+    if "arms" in results:
+        panels = {
+            "mean of ten suites": {
+                arm: [mean(a.values()) for a in seeds.values()] for arm, seeds in results["arms"].items()
+            }
+        }
+        priors = {"mean of ten suites": mean(results["prior"].values())}
+    else:
+        panels, priors = _question_panels(results["results"])
+    figure = Figure(figsize=(7, 0.8 + sum(0.5 + 0.28 * len(arms) for arms in panels.values())), layout="constrained")
+    heights = [1 + len(arms) for arms in panels.values()]
+    grid = figure.subplots(len(panels), 1, squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights})
+    for axes, (title, arms) in zip(grid[:, 0], panels.items(), strict=True):
+        for place, values in enumerate(arms.values()):
+            axes.plot(values, [place] * len(values), "o", color="#0077bb", alpha=0.6, markersize=5)
+            axes.plot([mean(values)] * 2, [place - 0.35, place + 0.35], color="#0077bb", linewidth=2)
+        axes.axvline(priors[title], color="#999999", linestyle="--", linewidth=1)
+        axes.set_yticks(np.arange(len(arms)), list(arms))
+        axes.set_ylim(len(arms) - 0.4, -0.6)
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.grid(axis="x", alpha=0.3)
+    grid[-1, 0].set_xlabel("accuracy; dots are seeds, dashed is what words alone give")
+    partial = path.with_name(f".{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(partial, dpi=100, format="png")
+    partial.replace(path)
+
+
+def _question_panels(rows: list[dict[str, Any]]) -> tuple[dict[str, dict[str, list[float]]], dict[str, float]]:
+    fixed = ("arm", "seed", "suite", "template", "accuracy", "n", "prior")
+    by_run: dict[tuple[str, str, int], list[dict]] = defaultdict(list)
+    for row in rows:
+        if row["template"] is None:
+            title = ", ".join(str(value) for name, value in row.items() if name not in fixed)
+            by_run[title, row["arm"], row["seed"]].append(row)
+    panels: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    priors: dict[str, float] = {}
+    for (title, arm, _), suites in by_run.items():
+        panels[title][arm].append(mean(row["accuracy"] for row in suites))
+        priors[title] = mean(row["prior"] for row in suites)
+    return panels, priors
+
+
+__all__ = ["above_prior", "draw", "to_markdown", "write_results"]

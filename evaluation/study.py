@@ -1,0 +1,183 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""A study: which runs make its arms, in what order, and which are done. Runs are the stages' own commands.
+
+A study's YAML file has, beside its settings, `steps`, in the order of their importance:
+
+    - name: full              # its folder is OUT/CASE/seed-S/full
+      stage: align            # caption, instruct, distill, align, pretrain, merge, wide or control; none: `from` as it is
+      from: full-coarse       # another step, or a checkpoint; becomes model_name_or_path
+      config: recipes/polyv-nano/align.yaml
+      set: {max_steps: 800}   # fields that differ from the recipe
+      arm: true               # is measured
+
+{name} in any text stands for that field of the case, such as {labelled}; {STEP} for the folder of a step.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+STAGES = ("pretrain", "caption", "instruct", "distill", "align")
+TOOLS = ("merge", "wide", "control")
+
+
+@dataclass
+class Study:
+    """What a study's YAML file says.
+
+    Attributes:
+        out: folder of all runs.
+        steps: see the module.
+        seeds: each step runs once for each.
+        cases: of a study of several, the fields by which they differ.
+        workers: runs at once, one thread each.
+        hours: no run begins later; 0 sets no limit.
+        common: fields set in every stage's recipe.
+        test: what arms are measured on: `questions`, a JSONL file, or `world`, `seed` and `n` as of `polyv evaluate`.
+        results: JSON file of the table, with a Markdown file and a picture beside it.
+    """
+
+    out: str
+    steps: list[dict[str, Any]]
+    test: dict[str, Any]
+    results: str
+    seeds: list[int] = field(default_factory=lambda: [0])
+    cases: list[dict[str, str]] = field(default_factory=lambda: [{}])
+    workers: int = 1
+    hours: float = 0.0
+    common: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        names = [step.get("name") for step in self.steps]
+        for step in self.steps:
+            unknown = sorted(set(step) - {"name", "stage", "from", "config", "set", "arm", "seeds", "cases"})
+            if unknown or not isinstance(step.get("name"), str) or names.count(step["name"]) > 1:
+                raise ValueError(f"steps: {step}: expected a name of its own and known fields; unknown: {unknown}.")
+            if step.get("stage") not in (None, *STAGES, *TOOLS):
+                raise ValueError(
+                    f"steps: {step['name']} has stage {step['stage']}; expected one of {', '.join((*STAGES, *TOOLS))}."
+                )
+        if self.workers < 1 or not self.seeds or not self.steps:
+            raise ValueError("workers, seeds, steps: expected at least 1 of each.")
+        if set(self.test) not in ({"questions"}, {"world", "seed", "n"}):
+            raise ValueError(f"test: got {sorted(self.test)}, expected `questions`, or `world`, `seed` and `n`.")
+
+    @classmethod
+    def read(cls, file: str | os.PathLike) -> "Study":
+        """Raises ValueError where the file is not that of a study."""
+        try:
+            return cls(**yaml.safe_load(Path(file).read_text(encoding="utf-8")))
+        except (TypeError, yaml.YAMLError) as error:
+            raise ValueError(f"config={file}: it describes no study ({error}).") from error
+
+    def runs(self) -> list["Run"]:
+        """Every run, in order: step by step, of each all cases and seeds."""
+        return [
+            Run(self, step, case, seed)
+            for step in self.steps
+            for case in self.cases
+            if _applies(step, case)
+            for seed in step.get("seeds", self.seeds)
+        ]
+
+
+def _applies(step: Mapping[str, Any], case: Mapping[str, str]) -> bool:
+    """A step may be of some cases only: {family: temporal}."""
+    return all(case.get(name) == value for name, value in (step.get("cases") or {}).items())
+
+
+@dataclass
+class Run:
+    """One step of a study, for one case and seed."""
+
+    study: Study
+    step: dict[str, Any]
+    case: dict[str, str]
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return "/".join(
+            [*(["-".join(self.case.values())] if self.case else []), f"seed-{self.seed}", self.step["name"]]
+        )
+
+    @property
+    def folder(self) -> Path:
+        """Where its checkpoint is, or will be; a step without a stage is where it comes from."""
+        if self.step.get("stage") is None:
+            return Path(self._fill(self.step["from"]))
+        return self._folder_of(self.step["name"])
+
+    @property
+    def report(self) -> Path:
+        """What the measured arm's report is called."""
+        folder = self._folder_of(self.step["name"])
+        return folder.with_name(f"{folder.name}.report.json")
+
+    @property
+    def questions(self) -> str | None:
+        """The file of questions that the arm is asked, if it is not asked those of a world."""
+        return self._fill(self.study.test["questions"]) if "questions" in self.study.test else None
+
+    def needs(self) -> list["Run"]:
+        """The runs that must be done before."""
+        steps = {step["name"]: step for step in self.study.steps}
+        text = json.dumps([self.step.get("set", {}), self.step.get("from", "")])
+        named = set(re.findall(r"{([\w-]+)}", text)) | {self.step.get("from")}
+        return [Run(self.study, steps[name], self.case, self.seed) for name in steps if name in named]
+
+    def is_done(self) -> bool:
+        if self.step.get("stage") is None:
+            return True
+        if self.step["stage"] in STAGES:
+            return (self.folder / "trainer_state.json").is_file()  # written last
+        return self.folder.exists()
+
+    def settings(self) -> dict[str, Any]:
+        """The whole recipe of a stage: that of its file, with what differs."""
+        recipe = yaml.safe_load(Path(self.step["config"]).read_text(encoding="utf-8"))
+        start = {"model_name_or_path": self._start(), "output_dir": str(self.folder), "seed": self.seed}
+        return self._fill({**recipe, **self.study.common, **start, **self.step.get("set", {})})
+
+    def options(self) -> dict[str, Any]:
+        """What a tool is told."""
+        return self._fill(dict(self.step.get("set", {})))
+
+    def start(self) -> Path:
+        return Path(self._start())
+
+    def _start(self) -> str:
+        start = self.step.get("from", "")
+        names = [step["name"] for step in self.study.steps]
+        found = next((run for run in self.needs() if run.step["name"] == start), None) if start in names else None
+        return str(found.folder) if found else self._fill(start)
+
+    def _folder_of(self, name: str) -> Path:
+        parts = ["-".join(self.case.values())] if self.case else []
+        return Path(self.study.out, *parts, f"seed-{self.seed}", name)
+
+    def _fill(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: self._fill(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [self._fill(each) for each in value]
+        if not isinstance(value, str):
+            return value
+        known = {**self.case, "seed": str(self.seed)}
+        known |= {step["name"]: str(self._folder_of(step["name"])) for step in self.study.steps}
+        return re.sub(r"{([\w-]+)}", lambda found: known.get(found[1], found[0]), value)
+
+
+def arms_of(study: Study) -> Iterator[Run]:
+    """The runs that are measured."""
+    return (run for run in study.runs() if run.step.get("arm"))
+
+
+__all__ = ["Run", "Study", "arms_of"]

@@ -1,0 +1,195 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""Studies: what runs before what, what is done, and what stands in the table."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from polyv import PolyVForConditionalGeneration
+from polyv.cli import main as polyv
+from polyv.evaluation import ablate
+from polyv.evaluation.results import above_prior, to_markdown, write_results
+from polyv.evaluation.study import Study
+from polyv.evaluation.widen import widen
+from tests.recipes.conftest import *  # noqa: F403
+
+
+SETTINGS = {
+    "out": "runs",
+    "results": "results.json",
+    "test": {"questions": "{tested}.jsonl"},
+    "seeds": [0, 1],
+    "cases": [{"labelled": "video", "tested": "image"}, {"labelled": "scene", "tested": "image"}],
+    "steps": [
+        {"name": "base", "stage": "caption", "from": "start", "config": "recipe.yaml"},
+        {"name": "swapped", "stage": "control", "set": {"control": "blind", "dataset": "{labelled}.jsonl"}},
+        {"name": "untuned", "from": "start", "arm": True},
+        {
+            "name": "full", "stage": "align", "from": "base", "config": "recipe.yaml", "arm": True, "seeds": [1],
+            "set": {"dataset": ["{swapped}"], "max_steps": 7}, "cases": {"labelled": "video"},
+        },
+    ],
+}  # fmt: skip
+
+
+def test_runs_come_in_order_and_know_what_they_need(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(yaml.safe_dump({"max_steps": 100, "dataset": ["x"], "learning_rate": 0.1}))
+    study = Study(**SETTINGS)
+    names = [run.name for run in study.runs()]
+    assert names[:4] == [f"{case}/seed-{seed}/base" for case in ("video-image", "scene-image") for seed in (0, 1)]
+    assert len(names) == 4 + 4 + 4 + 1
+    full = study.runs()[-1]
+    assert full.name == "video-image/seed-1/full" and full.questions == "image.jsonl"
+    assert [need.name for need in full.needs()] == ["video-image/seed-1/base", "video-image/seed-1/swapped"]
+    assert full.settings() == {
+        "max_steps": 7,
+        "dataset": ["runs/video-image/seed-1/swapped"],
+        "learning_rate": 0.1,
+        "model_name_or_path": "runs/video-image/seed-1/base",
+        "output_dir": "runs/video-image/seed-1/full",
+        "seed": 1,
+    }
+    assert not full.is_done() and study.runs()[8].is_done() and study.runs()[8].folder == Path("start")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": []}, "at least 1 of each"),
+        ({"steps": [{"name": "a", "stage": "bake"}]}, "a has stage bake; expected one of pretrain"),
+        ({"steps": [{"name": "a"}, {"name": "a"}]}, "expected a name of its own"),
+        ({"steps": [{"name": "a", "form": "b"}]}, r"unknown: \['form'\]"),
+        ({"test": {"world": "w"}}, r"test: got \['world'\], expected"),
+    ],
+)
+def test_what_is_no_study_is_refused(change, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        Study(**{**SETTINGS, **change})
+    (tmp_path / "odd.yaml").write_text("- 1\n")
+    with pytest.raises(ValueError, match="it describes no study"):
+        Study.read(tmp_path / "odd.yaml")
+
+
+def report(accuracy: float) -> str:
+    suites = {name: {"accuracy": accuracy, "prior": 0.5, "n": 4} for name in ("one", "two")}
+    return json.dumps({"suites": suites, "templates": {f"{name}/x": scores for name, scores in suites.items()}})
+
+
+def test_the_table_has_what_was_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    world = {**SETTINGS, "cases": [{}], "test": {"world": "w", "seed": 0, "n": 4}}
+    world["steps"] = [
+        {"name": "base", "stage": "caption", "from": "start", "config": "recipe.yaml"},
+        {"name": "arm", "stage": "align", "from": "base", "config": "recipe.yaml", "arm": True},
+    ]
+    study = Study(**world)
+    for run, accuracy in zip(study.runs()[2:], (0.6, 0.8), strict=True):
+        run.report.parent.mkdir(parents=True)
+        run.report.write_text(report(accuracy))
+        (run.report.parent / "base.seconds").write_text("60\n")
+        (run.report.parent / "arm.seconds").write_text("30\n")
+    results = write_results(study, "polyv ablate --config x")
+    assert results["arms"] == {"arm": {"0": {"one": 0.6, "two": 0.6}, "1": {"one": 0.8, "two": 0.8}}}
+    assert results["seconds"]["arm"] == {"0": 90.0, "1": 90.0} and results["n"] == {"one": 4, "two": 4}
+    assert json.loads(Path("results.json").read_text()) == results
+    assert "| arm | 2 | 0.700 ± 0.141 | 0.400 ± 0.283 | 2 | 0.70 | 0.70 |" in Path("results.md").read_text()
+    assert Path("results.png").stat().st_size > 5000
+    assert above_prior(0.75, 0.5) == 0.5
+
+
+def test_the_table_of_a_transfer_names_both_modalities(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = Study(**SETTINGS)
+    untuned = study.runs()[8]
+    untuned.report.parent.mkdir(parents=True)
+    untuned.report.write_text(report(0.5))
+    results = write_results(study, "x")
+    row = {"labelled": "video", "tested": "image", "arm": "untuned", "seed": 0, "suite": "one", "template": None}
+    assert results["results"][0] == {**row, "accuracy": 0.5, "n": 4, "prior": 0.5}
+    assert "| video | image | all of one | 4 | 0.50 | 0.500 |" in to_markdown(results)
+
+
+@pytest.fixture(scope="module")
+def dense(start, data, tmp_path_factory):
+    """A PolyV without experts."""
+    from polyv.recipes import pretrain
+
+    folder = tmp_path_factory.mktemp("study")
+    arguments = ["--dataset", str(data / "rows.jsonl"), "--max_steps", "1", "--use_cpu", "--bf16", "false"]
+    arguments += ["--gradient_checkpointing", "false", "--report_to", "none", "--save_strategy", "no"]
+    pretrain.main([*arguments, "--config_name", str(start), "--output_dir", str(folder / "qwen")])
+    from polyv.processing.processing_polyv import PolyVProcessor
+
+    model = PolyVForConditionalGeneration.from_pretrained(folder / "qwen", num_experts=0)
+    model.save_pretrained(folder / "dense")
+    PolyVProcessor.from_pretrained(folder / "qwen").save_pretrained(folder / "dense")
+    return folder / "dense"
+
+
+def test_a_wider_model_computes_the_same_and_costs_what_two_experts_do(dense, tmp_path):
+    widen(dense, tmp_path / "wide")
+    narrow, wide = (AutoModelForImageTextToText.from_pretrained(each).eval() for each in (dense, tmp_path / "wide"))
+    ids = torch.randint(5, 100, (2, 12))
+    with torch.no_grad():
+        assert torch.allclose(narrow(input_ids=ids).logits, wide(input_ids=ids).logits, atol=1e-5)
+    config = wide.config.text_config
+    assert config.moe_intermediate_size == 2 * config.intermediate_size and config.moe_layers == [3, 7]
+    wide(input_ids=ids, labels=ids).loss.backward()
+    down = wide.model.language_model.layers[3].mlp.experts.down_proj
+    assert down.grad[..., config.intermediate_size :].abs().sum() > 0  # what is new learns
+    with pytest.raises(ValueError, match="expected a PolyV without experts"):
+        widen(tmp_path / "wide", tmp_path / "wider")
+
+
+@pytest.mark.slow
+def test_a_study_runs_is_interrupted_and_goes_on(dense, data, tmp_path, monkeypatch, capsys):
+    """The real command, its runs in processes of their own; a failing run is named, and mended, done."""
+    monkeypatch.chdir(tmp_path)
+    recipe = {
+        "dataset": [str(data / "rows.jsonl")], "use_cpu": True, "bf16": False, "gradient_checkpointing": False,
+        "per_device_train_batch_size": 5, "max_steps": 2, "report_to": "none", "resume_from_checkpoint": "auto",
+        "learning_rate": 1e-3,
+    }  # fmt: skip
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    image = {"type": "image", "image": "a.png"}
+    rows = [
+        {
+            "id": str(n), "suite": "general_image", "template": "exists", "question": "Is it?", "answer": "yes",
+            "messages": [
+                {"role": "user", "content": [image, {"type": "text", "text": "Is it?"}]},
+                {"role": "assistant", "content": [{"type": "text", "text": "yes"}]},
+            ],
+        }
+        for n in range(3)
+    ]  # fmt: skip
+    (data / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    study = {
+        "out": "runs", "results": "results.json", "test": {"questions": str(data / "questions.jsonl")}, "workers": 2,
+        "steps": [
+            {"name": "merged", "stage": "merge", "from": str(dense), "set": {"image": str(dense)}},
+            {"name": "wide", "stage": "wide", "from": str(dense)},
+            {"name": "full", "stage": "align", "from": "merged", "config": "recipe.yaml", "arm": True},
+            {"name": "bad", "stage": "align", "from": "wide", "config": "recipe.yaml", "arm": True,
+             "set": {"dataset": ["none.jsonl"]}},
+        ],
+    }  # fmt: skip
+    Path("study.yaml").write_text(yaml.safe_dump(study))
+    assert polyv(["ablate", "--config", "study.yaml"]) == 2
+    assert "1 runs failed: seed-0/bad, see runs/seed-0/bad.log" in capsys.readouterr().err
+    assert "none.jsonl" in Path("runs/seed-0/bad.log").read_text()
+    shutil.copy(data / "rows.jsonl", "none.jsonl")
+    study["steps"][3]["set"] = {}
+    Path("study.yaml").write_text(yaml.safe_dump(study))
+    written = Path("runs/seed-0/full.report.json").stat().st_mtime_ns
+    assert polyv(["ablate", "--config", "study.yaml"]) == 0
+    assert Path("runs/seed-0/full.report.json").stat().st_mtime_ns == written
+    results = json.loads(Path("results.json").read_text())["results"]
+    assert {row["arm"] for row in results} == {"full", "bad"} and {row["n"] for row in results} == {3}
+    assert AutoConfig.from_pretrained("runs/seed-0/full").text_config.num_experts == 2
+    assert ablate.run("study.yaml", hours=0.0)["results"] == results
