@@ -291,13 +291,16 @@ def run(
         ValueError: an argument is out of range, or the model is of another family.
     """
     built = build(model, upcycle, dtype)
-    built = _freeze(built, trainable, freeze_vision, lora_r)
+    built = freeze(built, trainable, freeze_vision, lora_r)
     planned = plan(built, gpus, strategy, load)
     print(json.dumps({"name": model, **planned.to_dict()}, indent=2) if as_json else f"{model}\n{to_table(planned)}")
 
 
-def build(model: str, upcycle: bool = False, dtype: str = "float32") -> PreTrainedModel:
+def build(model: str, upcycle: bool = False, dtype: str = "float32", **overrides: Any) -> PreTrainedModel:
     """A checkpoint's model on the meta device, where weights have shapes and no numbers.
+
+    Args:
+        overrides: of what is upcycled, arguments of `PolyVConfig` or `PolyVTextConfig`.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -310,12 +313,12 @@ def build(model: str, upcycle: bool = False, dtype: str = "float32") -> PreTrain
     if config.model_type not in ("polyv", "qwen2_5_vl"):
         raise ValueError(f"model={model}: its config is of a {config.model_type}; expected a polyv or a qwen2_5_vl.")
     if upcycle and config.model_type == "qwen2_5_vl":
-        config, _ = plan_config(config, model, None, {})
+        config, _ = plan_config(config, model, None, overrides)
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype))
 
 
-def _freeze(model: PreTrainedModel, trainable: str, freeze_vision: bool, lora_r: int) -> PreTrainedModel:
+def freeze(model: PreTrainedModel, trainable: str, freeze_vision: bool, lora_r: int) -> PreTrainedModel:
     """As the stages do; synergy heads are taken as trained where all is."""
     set_trainable(model, trainable, freeze_vision)
     if trainable != "lora":

@@ -2,6 +2,7 @@
 """What the scripts of all stages share: their arguments, and the run from a checkpoint and data to a checkpoint."""
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, set_seed
 from trl import SFTConfig, TrlParser
 
+from polyv.configuration.configuration_polyv import PolyVConfig, PolyVTextConfig
 from polyv.hub.checkpoints import check_name
 from polyv.modeling_polyv.modeling_polyv import PolyVForConditionalGeneration
 from polyv.processing.processing_polyv import PolyVProcessor
@@ -39,6 +41,10 @@ class ModelArguments:
     freeze_vision: bool = field(
         default=False,
         metadata={"help": "Keep the vision encoder's weights; its projection (the merger) still trains."},
+    )
+
+    dry_run: bool = field(
+        default=False, metadata={"help": "Build the model without weights, print what training it takes, and end."}
     )
 
     def __post_init__(self):
@@ -78,6 +84,9 @@ def parse(stage: str, kinds: tuple[type, ...], argv: list[str] | None) -> tuple[
     """The arguments of `polyv train STAGE`, from a recipe and the command line; unknown keys are refused."""
     # Its own usage would be one of 140 lines, printed with every mistake; `--help` lists all fields anyway.
     usage = f"polyv train {stage} [--config YAML] [--FIELD VALUE ...]"
+    argv = sys.argv[1:] if argv is None else argv
+    if {"--dry_run", "--dry-run"} & set(argv) and not torch.cuda.is_available():
+        argv = [*argv, "--use_cpu", "true"]  # a recipe for GPUs is planned anywhere
     return TrlParser(kinds, prog=f"polyv train {stage}", usage=usage).parse_args_and_config(argv)
 
 
@@ -120,6 +129,9 @@ def run(
         synergy: what `<synergy>` is to foresee, in the stages that teach it.
         keep: picks the rows that the stage trains on.
     """
+    if arguments.dry_run:
+        print_plan(arguments, training)
+        return
     set_seed(training.seed)
     print(f"seed {training.seed}")
     start = arguments.model_name_or_path or arguments.config_name
@@ -152,6 +164,33 @@ def run(
     trainer.save_model()
     trainer.create_model_card()
     trainer.save_state()
+
+
+def print_plan(arguments: ModelArguments, training: SFTConfig) -> None:
+    """What the stage would take, on as many GPUs as it was launched on; nothing is loaded but configs."""
+    from polyv.recipes.plan import build, freeze, plan, to_table
+    from polyv.recipes.step_memory import Load
+
+    known = {**PolyVConfig.__dataclass_fields__, **PolyVTextConfig.__dataclass_fields__}
+    given = training.model_init_kwargs or {}
+    dtype = str(given.get("dtype", "float32")).removeprefix("torch.")
+    overrides = {name: value for name, value in given.items() if name in known and name != "dtype"}
+    start = str(arguments.model_name_or_path or arguments.config_name)
+    model = freeze(
+        build(start, arguments.upcycle, dtype, **overrides),
+        arguments.trainable,
+        arguments.freeze_vision,
+        arguments.lora_r,
+    )
+    load = Load(
+        batch_size=training.per_device_train_batch_size, gradient_checkpointing=bool(training.gradient_checkpointing)
+    )
+    strategy = "single" if training.world_size == 1 else "ddp"
+    if training.world_size > 1 and training.fsdp_plugin_args:
+        strategy = "fsdp"
+    print(
+        f"{start}, {arguments.trainable}; rows of {load.tokens} tokens\n{to_table(plan(model, training.world_size, strategy, load))}"
+    )
 
 
 __all__ = ["DataArguments", "ModelArguments", "load_model", "parse", "run"]

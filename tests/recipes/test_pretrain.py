@@ -17,6 +17,7 @@ from transformers.models.qwen2_5_vl import Qwen2_5_VLProcessor
 from trl import SFTConfig, TrlParser
 
 from polyv import PolyVForConditionalGeneration, PolyVProcessor
+from polyv.evaluation.study import Study
 from polyv.recipes.caption import CaptionArguments
 from polyv.recipes.instruct import InstructArguments
 from polyv.recipes.nano import SCENES
@@ -28,7 +29,9 @@ from polyv.recipes.teacher_temporal import TemporalArguments
 from polyv.recipes.vision import VisionArguments
 
 
-FILES = sorted((Path(__file__).parents[2] / "recipes").glob("*/*.yaml"))
+ALL = sorted((Path(__file__).parents[2] / "recipes").glob("*/*.yaml"))
+STUDIES = [file for file in ALL if file.stem in ("transfer", "ablation")]
+FILES = [file for file in ALL if file not in STUDIES and file.parent.name != "accelerate"]
 RECIPES = [file for file in FILES if file.stem not in ("vision", "teacher-temporal", "teacher-spatial")]
 KINDS = {
     "vision": (VisionArguments, TrainingArguments),
@@ -38,6 +41,7 @@ KINDS = {
     "instruct": (InstructArguments, DataArguments, SFTConfig),
     "distill": (ModelArguments, DataArguments, SynergyArguments, SFTConfig),
     "align": (ModelArguments, DataArguments, SynergyArguments, SFTConfig),
+    "transfer-arm": (ModelArguments, DataArguments, SynergyArguments, SFTConfig),
 }
 
 
@@ -141,7 +145,8 @@ def test_refuses_unknown_keys_in_the_file(config, tmp_path):
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_the_recipes_are_complete(file):
     kinds = KINDS.get(file.stem, (ModelArguments, DataArguments, SFTConfig))
-    *given, training = TrlParser(kinds).parse_args_and_config(["--config", str(file)])
+    on_cpu = ["--use_cpu", "true"] if file.parent.name == "polyv-7b" else []  # where there is no GPU to parse it for
+    *given, training = TrlParser(kinds).parse_args_and_config(["--config", str(file), *on_cpu])
     assert training.max_steps > 0 and training.resume_from_checkpoint == "auto"
     # Left out, both would be on, with `use_cpu` too: each recipe must say what it wants.
     assert "bf16:" in file.read_text()
@@ -150,7 +155,20 @@ def test_the_recipes_are_complete(file):
             assert arguments.dataset_weights is None or len(arguments.dataset_weights) == len(arguments.dataset)
         if isinstance(arguments, ModelArguments):
             assert not training.gradient_checkpointing or file.parent.name != "polyv-nano"
-            assert arguments.upcycle == (file.stem in ("tune", "caption"))
+            assert arguments.upcycle == (file.stem in ("tune", "caption", "transfer-arm"))
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_the_studies_name_recipes_that_are_there_and_stages_that_follow(file, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    study = Study.read(file)
+    for run in study.runs():
+        if run.step.get("stage") in KINDS:
+            settings = run.settings()
+            assert "{" not in json.dumps([settings["dataset"], settings["model_name_or_path"]]).replace("{}", "")
+            *_, training = TrlParser(KINDS[run.step["stage"]]).parse_dict(settings)
+            assert training.max_steps > 0
+    assert all(run.report.name.endswith(".report.json") for run in study.runs())
 
 
 @pytest.mark.parametrize("stage", ["pretrain-captions", "pretrain"])

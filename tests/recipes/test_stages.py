@@ -185,6 +185,19 @@ def test_distillation_needs_a_teacher_and_a_polyv(recipe, merged, dense, caches,
         distill.main([*arguments, "--model_name_or_path", str(dense), *caches])
 
 
+@pytest.mark.parametrize("size", ["polyv-nano", "polyv-7b"])
+def test_every_stage_plans_itself_without_weights(size, dense, captioned, merged, tmp_path, capsys):
+    """What a 7B run would say, asked of a small checkpoint: names of published ones cannot be looked up here."""
+    folder = Path(__file__).parents[2] / "recipes" / size
+    starts = {"caption": dense, "instruct": captioned, "distill": merged, "align": merged}
+    for stage, module in zip(starts, (caption, instruct, distill, align), strict=True):
+        arguments = ["--model_name_or_path", str(starts[stage]), "--dry_run"]
+        module.main(["--config", str(folder / f"{stage}.yaml"), *arguments, "--output_dir", str(tmp_path / stage)])
+        told = capsys.readouterr().out
+        assert "trainable" in told and "fits on GPUs" in told and "PolyVForConditionalGeneration" in told
+        assert not (tmp_path / stage).exists()
+
+
 def test_unknown_keys_of_a_recipe_are_refused(recipe, merged, tmp_path):
     file = tmp_path / "typo.yaml"
     file.write_text(recipe.read_text() + "coarse_wieght: 2\n")
