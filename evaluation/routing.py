@@ -1,9 +1,8 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """`polyv routing`: which experts the tokens of images, videos, scenes and text go to, and how far experts specialise.
 
-Shape suffixes: B questions of a batch, T positions, N = B·T tokens, E experts, K experts a token, L layers with
-experts, C kinds of token, M modalities, Q questions, S what is summed of a token and an expert: its assignment (1/K if
-it goes there, else 0), and its router probability.
+Shape suffixes: B questions of a batch, T positions, E experts, L layers with experts, C kinds of token, M modalities,
+Q questions, S what is summed of a token and an expert: its assignment, and its router probability (see `count`).
 """
 
 import json
@@ -22,6 +21,7 @@ from transformers import AutoConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
 from polyv.ask import load
+from polyv.evaluation.assignments import KINDS, count, token_kinds
 from polyv.evaluation.evaluate import (
     ask_all,
     asked,
@@ -39,13 +39,9 @@ from polyv.hub.checkpoints import check_name
 from polyv.processing.posed_views import PosedViews
 
 
-KINDS = ("text", "image", "video", "scene", "<synergy>")
-"""What a token is: of the prompt's words and marks; of an image; of a video; of a view of a scene; `<synergy>`."""
-
 SCOPES = {"all": ("text", "image", "video", "scene"), "visual": ("image", "video", "scene")}
 """Between which modalities specialisation is measured. `<synergy>`, a single token, is none of them."""
 
-_PADDING = -1
 _SCOPE = {"all": "with text", "visual": "without text"}
 _COLOURS, _INK = "RdBu_r", "#222222"
 
@@ -124,52 +120,6 @@ def _route(model: str, request: dict[str, Any], batch_size: int, partial: Path) 
         "model": model,
         **summarise(counts_QSLCE, suites_Q, config.moe_layers, config.num_experts_per_tok, seed),
     }
-
-
-def token_kinds(inputs: dict[str, Any], pictures: Sequence[str], config: Any) -> torch.Tensor:
-    """What each token of a batch is: its index in `KINDS`, or -1 where it is padding. [B, T]
-
-    Args:
-        inputs: what the processor gave.
-        pictures: "image" or "scene" for each row of `image_grid_thw`. Coordinates would not tell: a view under which
-            no depth was measured has none either.
-        config: of the PolyV.
-    """
-    ids_BT = inputs["input_ids"]
-    kinds_BT = torch.full_like(ids_BT, KINDS.index("text"))
-    kinds_BT[ids_BT == config.video_token_id] = KINDS.index("video")
-    if config.synergy_token_id is not None:
-        kinds_BT[ids_BT == config.synergy_token_id] = KINDS.index("<synergy>")
-    if pictures:
-        tokens = inputs["image_grid_thw"].prod(-1) // config.vision_config.spatial_merge_size**2
-        kinds = torch.tensor([KINDS.index(kind) for kind in pictures], device=ids_BT.device)
-        kinds_BT[ids_BT == config.image_token_id] = kinds.repeat_interleave(tokens)
-    return kinds_BT.masked_fill(inputs["attention_mask"] == 0, _PADDING)
-
-
-def count(router_logits: Sequence[torch.Tensor], kinds_BT: torch.Tensor, top_k: int) -> torch.Tensor:
-    """Sums over the tokens of each kind of each question, [B, S, L, C, E]: of 1/K for each expert that a token goes
-    to, and of the router's probabilities.
-
-    Args:
-        router_logits: one tensor [N, E] a layer, as PolyV returns them with `output_router_logits`.
-        kinds_BT: as `token_kinds` gives it; padding counts nowhere.
-        top_k: K.
-    """
-    num_rows, num_kinds = len(kinds_BT), len(KINDS)
-    keep_BT = kinds_BT != _PADDING
-    rows_B1 = torch.arange(num_rows, device=kinds_BT.device)[:, None]
-    cells_n = (rows_B1 * num_kinds + kinds_BT)[keep_BT]
-    layers = []
-    for logits_NE in router_logits:
-        logits_nE = logits_NE[keep_BT.flatten().to(logits_NE.device)]
-        probability_nE = logits_nE.float().softmax(-1)
-        chosen_nK = probability_nE.topk(top_k, dim=-1).indices
-        assigned_nE = torch.zeros_like(probability_nE).scatter_(1, chosen_nK, 1 / top_k)
-        both_nSE = torch.stack([assigned_nE, probability_nE], dim=1)
-        sums = both_nSE.new_zeros(num_rows * num_kinds, *both_nSE.shape[1:])
-        layers.append(sums.index_add_(0, cells_n.to(sums.device), both_nSE).cpu())
-    return torch.stack(layers, dim=2).unflatten(0, (num_rows, num_kinds)).permute(0, 2, 3, 1, 4)
 
 
 def summarise(

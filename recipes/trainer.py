@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from datasets import Dataset
 from huggingface_hub import ModelCard, ModelCardData
-from matplotlib.figure import Figure
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
+from transformers import PreTrainedModel, ProcessorMixin
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTConfig, SFTTrainer
 
 from polyv.recipes.checkpoints import ResumingTrainer
 from polyv.recipes.collator import IGNORED, ConversationCollator, EvenBatches
+from polyv.recipes.curves import BriefPrinter, BriefProgress, Curves, Tally
 
 
 CARD = """\
@@ -32,6 +33,10 @@ processor = AutoProcessor.from_pretrained("{where}")
 ![training loss](loss.png)
 """
 
+EXPERTS = """
+![share of the assignments that goes to each expert, by layer and kind of token](experts.png)
+"""
+
 
 class PolyVTrainer(ResumingTrainer, SFTTrainer):
     """SFTTrainer for PolyV, and for the dense Qwen2.5-VL that it is upcycled from.
@@ -43,6 +48,8 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
       makes Trainer average the micro-batches' means instead.
     - The collator reads media itself: every column of the dataset reaches it, and `max_length` cuts nothing.
     - `train_sampling_strategy="group_by_length"` groups by length with media counted, and resumes exactly.
+    - The log also holds the cross-entropy (`ce_loss`), the other parts of the loss before their weights, and of each
+      layer's experts the load by kind of token, see `Tally`; all are drawn. `ce_loss` and the load are of all processes.
     - It resumes as `ResumingTrainer` does.
 
     Args:
@@ -86,18 +93,22 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
             peft_config=peft_config,
         )
         self.router_aux_loss_coef = getattr(text_config, "router_aux_loss_coef", 0.0)
+        self.tally = Tally(model.config)
         # SFTTrainer knows PolyV as a model with experts; one without (num_experts=0) has no load to balance.
-        self.aux_loss_enabled = bool(self.router_aux_loss_coef and getattr(text_config, "moe_layers", ()))
+        self.aux_loss_enabled = bool(self.router_aux_loss_coef and self.tally.layers)
         if asked_for_router_logits is not None:  # SFTTrainer sets it, and it would be saved with the model
             text_config.output_router_logits = asked_for_router_logits
         self.model_accepts_loss_kwargs = True
         self.datasets, self.base_model = datasets, base_model
         self.is_polyv = model.config.model_type == "polyv"
-        self.add_callback(LossCurve())
+        self.add_callback(Curves())
+        for printer, brief in ((ProgressCallback, BriefProgress), (PrinterCallback, BriefPrinter)):
+            if self.pop_callback(printer):
+                self.add_callback(brief())
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Cross-entropy over the answer tokens plus the weighted balance loss, from the model's own forward."""
-        if self.aux_loss_enabled:
+        if self.tally.layers:
             inputs["output_router_logits"] = True
         labels = inputs.pop("labels")[:, 1:]
         # Logits for answers only: with a vocabulary of 150,000 they would otherwise be most of the memory.
@@ -117,6 +128,8 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
             loss = outputs.logits.sum()
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients; the count is over all processes
+        if model.training:
+            self.tally.add(loss, inputs, outputs.get("router_logits") or (), self.state.global_step)
         metrics = self._metrics["train" if model.training else "eval"]
         if self.aux_loss_enabled:
             # The balance loss is a mean over a micro-batch, and Trainer leaves the averaging to us.
@@ -127,6 +140,12 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
             hits = (outputs.logits.detach().argmax(-1) == targets)[targets != IGNORED]
             metrics["mean_token_accuracy"].append(hits.float().mean().item())
         return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, in training with what was tallied since the last time."""
+        if self.model.training:
+            logs.update(self.tally.take(self.accelerator, self.state.global_step))
+        super().log(logs, start_time)
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):
         """Write README.md: origin, data, steps, seed, and how to load the model."""
@@ -145,6 +164,7 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
             batch=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
             seed=self.args.seed,
         )
+        text += EXPERTS if self.tally.layers else ""
         data = ModelCardData(
             library_name="transformers",
             pipeline_tag="image-text-to-text",
@@ -200,26 +220,3 @@ def keep_scene_settings(folder: str, scenes_kwargs: dict[str, Any]) -> None:
     with open(path, "w", encoding="utf-8") as file:
         json.dump({**settings, "scenes_kwargs": scenes_kwargs}, file, indent=2, sort_keys=True)
         file.write("\n")
-
-
-class LossCurve(TrainerCallback):
-    """Draws `loss.png` into the output folder, at each checkpoint and at the end."""
-
-    def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            draw_loss(state.log_history, os.path.join(args.output_dir, "loss.png"))
-
-    on_train_end = on_save
-
-
-def draw_loss(log_history: list[dict[str, float]], path: str) -> None:
-    """Draw what Trainer logged against steps: the loss, and below it the accuracy of the answers' tokens."""
-    curves = {"loss": "training loss", "mean_token_accuracy": "accuracy of answer tokens"}
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    for axes, (key, label) in zip(figure.subplots(2, 1, sharex=True), curves.items(), strict=True):
-        logged = [(log["step"], log[key]) for log in log_history if key in log]
-        if logged:
-            axes.plot(*zip(*logged, strict=True))
-        axes.set(ylabel=label, xlabel="step")
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=100)

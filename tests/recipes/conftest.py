@@ -1,17 +1,24 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """Conversations about real media files, and a model that learns from them in a second."""
 
+import inspect
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from transformers import AutoConfig, AutoModelForImageTextToText
+from trl import SFTConfig
 
+from polyv import PolyVForConditionalGeneration
 from polyv.processing.posed_views import PosedViews
 from polyv.processing.processing_polyv import PolyVProcessor
+from polyv.recipes.collator import ConversationCollator
+from polyv.recipes.data import read_rows
 from polyv.recipes.nano import SCENES, make_config, make_processor, make_tokenizer
-from polyv.recipes.trainer import keep_scene_settings
+from polyv.recipes.trainer import PolyVTrainer, keep_scene_settings
 from polyv.world.media import write_video
 
 
@@ -85,3 +92,34 @@ def start(tmp_path_factory) -> Path:
 @pytest.fixture
 def processor(start) -> PolyVProcessor:
     return PolyVProcessor.from_pretrained(start)
+
+
+@pytest.fixture
+def dense(start):
+    torch.manual_seed(0)
+    return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(start))
+
+
+@pytest.fixture
+def polyv(dense, tmp_path):
+    dense.save_pretrained(tmp_path / "dense")
+    return PolyVForConditionalGeneration.from_pretrained(tmp_path / "dense", dtype=torch.float32)
+
+
+@pytest.fixture
+def make_trainer(data, processor, tmp_path):
+    def make(model, base_model=None, peft_config=None, **settings) -> PolyVTrainer:
+        quiet = {"bf16": False, "gradient_checkpointing": False, "report_to": "none", "logging_steps": 1}
+        args = SFTConfig(str(tmp_path / "out"), use_cpu=True, disable_tqdm=True, **{**quiet, **settings})
+        return PolyVTrainer(
+            model,
+            args,
+            train_dataset=read_rows(data / "rows.jsonl"),
+            data_collator=ConversationCollator(processor, inspect.signature(model.forward).parameters),
+            processing_class=processor,
+            datasets=["rows.jsonl"],
+            base_model=base_model,
+            peft_config=peft_config,
+        )
+
+    return make

@@ -1,5 +1,4 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
-import inspect
 import json
 import re
 from pathlib import Path
@@ -7,44 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from transformers import AutoConfig, AutoModelForImageTextToText, TrainerCallback
+from transformers import TrainerCallback
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
-from trl import SFTConfig
 
 from polyv import PolyVForConditionalGeneration
-from polyv.recipes.collator import ConversationCollator
-from polyv.recipes.data import read_rows
-from polyv.recipes.trainer import PolyVTrainer, draw_loss
-
-
-@pytest.fixture
-def dense(start):
-    torch.manual_seed(0)
-    return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(start))
-
-
-@pytest.fixture
-def polyv(dense, tmp_path):
-    dense.save_pretrained(tmp_path / "dense")
-    return PolyVForConditionalGeneration.from_pretrained(tmp_path / "dense", dtype=torch.float32)
-
-
-@pytest.fixture
-def make_trainer(data, processor, tmp_path):
-    def make(model, base_model=None, **settings) -> PolyVTrainer:
-        settings = {"bf16": False, "gradient_checkpointing": False, "report_to": "none", **settings}
-        args = SFTConfig(str(tmp_path / "out"), use_cpu=True, disable_tqdm=True, logging_steps=1, **settings)
-        return PolyVTrainer(
-            model,
-            args,
-            train_dataset=read_rows(data / "rows.jsonl"),
-            data_collator=ConversationCollator(processor, inspect.signature(model.forward).parameters),
-            processing_class=processor,
-            datasets=["rows.jsonl"],
-            base_model=base_model,
-        )
-
-    return make
+from polyv.recipes.trainer import PolyVTrainer
 
 
 def collapse(model: PolyVForConditionalGeneration, favourites: list[tuple[int, ...]]) -> None:
@@ -227,9 +193,3 @@ def test_the_cards_snippet_runs(make_trainer, polyv, tmp_path, monkeypatch):
 def test_a_dense_models_card_needs_no_polyv(make_trainer, dense, tmp_path):
     make_trainer(dense).create_model_card()
     assert "import polyv" not in (tmp_path / "out" / "README.md").read_text()
-
-
-def test_draws_what_was_logged(tmp_path):
-    for history in ([], [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "mean_token_accuracy": 0.5}]):
-        draw_loss(history, str(tmp_path / "loss.png"))
-        assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
