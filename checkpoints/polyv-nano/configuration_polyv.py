@@ -189,7 +189,7 @@ class PolyVConfig(Qwen2_5_VLConfig):
         """The configuration of a PolyV upcycled from `dense`.
 
         Args:
-            dense: Configuration of a Qwen2.5-VL.
+            dense: Configuration of a Qwen2.5-VL, or of a PolyV without experts.
             overrides: Any argument of [`PolyVConfig`] or of [`PolyVTextConfig`], by its name:
                 `from_dense(dense, num_experts=2, decoder_sparse_step=1)`.
 
@@ -202,6 +202,8 @@ class PolyVConfig(Qwen2_5_VLConfig):
         for config in (values, text):
             config.pop("model_type", None)
         values.pop("architectures", None)
+        if text.get("num_experts") == 0:
+            text.pop("num_experts")  # what `dense` lacks is what it is to get
         top_fields, text_fields = cls.__dataclass_fields__, PolyVTextConfig.__dataclass_fields__
         for name, value in overrides.items():
             if name in ("text_config", "vision_config"):
