@@ -11,7 +11,7 @@ import yaml
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from polyv import PolyVForConditionalGeneration
-from polyv.cli import main as polyv
+from polyv.cli import main
 from polyv.evaluation import ablate
 from polyv.evaluation.results import above_prior, to_markdown, write_results
 from polyv.evaluation.study import Study
@@ -180,14 +180,14 @@ def test_a_study_runs_is_interrupted_and_goes_on(dense, data, tmp_path, monkeypa
         ],
     }  # fmt: skip
     Path("study.yaml").write_text(yaml.safe_dump(study))
-    assert polyv(["ablate", "--config", "study.yaml"]) == 2
+    assert main(["ablate", "--config", "study.yaml"]) == 2
     assert "1 runs failed: seed-0/bad, see runs/seed-0/bad.log" in capsys.readouterr().err
     assert "none.jsonl" in Path("runs/seed-0/bad.log").read_text()
     shutil.copy(data / "rows.jsonl", "none.jsonl")
     study["steps"][3]["set"] = {}
     Path("study.yaml").write_text(yaml.safe_dump(study))
     written = Path("runs/seed-0/full.report.json").stat().st_mtime_ns
-    assert polyv(["ablate", "--config", "study.yaml"]) == 0
+    assert main(["ablate", "--config", "study.yaml"]) == 0
     assert Path("runs/seed-0/full.report.json").stat().st_mtime_ns == written
     results = json.loads(Path("results.json").read_text())["results"]
     assert {row["arm"] for row in results} == {"full", "bad"} and {row["n"] for row in results} == {3}
