@@ -55,7 +55,7 @@ def run(config: str | os.PathLike, workers: int | None = None, hours: float | No
 
 
 def _is_finished(run: Run) -> bool:
-    return run.is_done() and (not run.step.get("arm") or run.report.is_file())
+    return run.is_done() and all(test.report.is_file() for test in run.tests())
 
 
 def _work(jobs: list[Run], workers: int, is_late: Callable[[], bool], config: str) -> list[str]:
@@ -88,7 +88,7 @@ def _work(jobs: list[Run], workers: int, is_late: Callable[[], bool], config: st
 
 
 def _log(job: Run) -> Path:
-    return job.report.with_name(f"{job.step['name']}.log")
+    return job.beside("log")
 
 
 def _start(job: Run, config: str) -> subprocess.Popen:
@@ -109,18 +109,20 @@ def work_on(study: Study, name: str) -> None:
     if not job.is_done():
         _train(job)
         _note_seconds(job, time.monotonic() - started)
-    if job.step.get("arm") and not job.report.is_file():
-        if job.questions is None:
-            test = study.test
-            evaluate(str(job.folder), "all", test["seed"], test["n"], job.report, world=Path(test["world"]))
+    for test in job.tests():
+        if test.report.is_file():
+            continue
+        if test.questions is None:
+            world = Path(study.test["world"])
+            evaluate(str(job.folder), "all", study.test["seed"], study.test["n"], test.report, world=world)
         else:
-            measure(str(job.folder), Path(job.questions), job.report)
+            measure(str(job.folder), test.questions, test.report)
 
 
 def _train(job: Run) -> None:
     stage = job.step["stage"]
     if stage in STAGES:
-        recipe = job.folder.with_name(f"{job.folder.name}.yaml")
+        recipe = job.beside("yaml")
         recipe.parent.mkdir(parents=True, exist_ok=True)
         write_whole(recipe, yaml.safe_dump(job.settings(), sort_keys=False))
         from importlib import import_module
@@ -144,7 +146,7 @@ def _train(job: Run) -> None:
 
 def _note_seconds(job: Run, seconds: float) -> None:
     """Add to what the run took, over all its interruptions but those by a kill."""
-    file = job.report.with_name(f"{job.step['name']}.seconds")
+    file = job.beside("seconds")
     before = float(file.read_text()) if file.is_file() else 0.0
     file.write_text(f"{before + seconds:.1f}\n")
 

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from polyv.evaluation.evaluate import write_whole
-from polyv.evaluation.study import Run, Study, arms_of
+from polyv.evaluation.study import Run, Study, Test, measured
 
 
 def write_results(study: Study, command: str) -> dict[str, Any]:
@@ -22,15 +22,15 @@ def write_results(study: Study, command: str) -> dict[str, Any]:
     "command", "commit"}. Of one on files of questions: {"results": [{the fields of the case, "arm", "seed", "suite",
     "template", "accuracy", "n", "prior"}], "seconds", "command", "commit"}; the template is null in a suite's own row.
     """
-    measured = [(run, json.loads(run.report.read_text())) for run in arms_of(study) if run.report.is_file()]
-    results = (_of_world if "world" in study.test else _of_questions)(measured)
+    reports = [(run, test, json.loads(test.report.read_text())) for run, test in measured(study)]
+    results = (_of_world if "world" in study.test else _of_questions)(reports)
     seconds: dict[str, dict[str, float]] = defaultdict(dict)
-    for run, _ in measured:
+    for run, _, _ in reports:
         seconds[_label(run)][str(run.seed)] = _seconds(run)
     results |= {"seconds": seconds, "command": command, "commit": _commit()}
     out = Path(study.results)
     write_whole(out, json.dumps(results, indent=1) + "\n")
-    if measured:
+    if reports:
         write_whole(out.with_suffix(".md"), to_markdown(results))
         draw(results, out.with_suffix(".png"))
     return results
@@ -40,10 +40,10 @@ def _label(run: Run) -> str:
     return " ".join([*run.case.values(), run.step["name"]])
 
 
-def _of_world(measured: list[tuple[Run, dict]]) -> dict[str, Any]:
+def _of_world(reports: list[tuple[Run, Test, dict]]) -> dict[str, Any]:
     arms: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
     prior, n = {}, {}
-    for run, report in measured:
+    for run, _, report in reports:
         suites = report["suites"]
         arms[run.step["name"]][str(run.seed)] = {name: suite["accuracy"] for name, suite in suites.items()}
         prior = {name: suite["prior"] for name, suite in suites.items()}
@@ -51,10 +51,10 @@ def _of_world(measured: list[tuple[Run, dict]]) -> dict[str, Any]:
     return {"arms": arms, "prior": prior, "n": n}
 
 
-def _of_questions(measured: list[tuple[Run, dict]]) -> dict[str, Any]:
+def _of_questions(reports: list[tuple[Run, Test, dict]]) -> dict[str, Any]:
     rows = []
-    for run, report in measured:
-        common = {**run.case, "arm": run.step["name"], "seed": run.seed}
+    for run, test, report in reports:
+        common = {**run.case, **test.fields, "arm": run.step["name"], "seed": run.seed}
         for kind, named in (("suites", report["suites"]), ("templates", report["templates"])):
             for name, scores in named.items():
                 suite, _, template = name.partition("/")
@@ -69,7 +69,7 @@ def _seconds(run: Run) -> float:
     seen: dict[str, float] = {}
 
     def add(job: Run) -> None:
-        file = job.report.with_name(f"{job.step['name']}.seconds")
+        file = job.beside("seconds")
         seen[job.name] = float(file.read_text()) if file.is_file() else 0.0
         for need in job.needs():
             add(need)

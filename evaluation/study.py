@@ -40,7 +40,8 @@ class Study:
         workers: runs at once, one thread each.
         hours: no run begins later; 0 sets no limit.
         common: fields set in every stage's recipe.
-        test: what arms are measured on: `questions`, a JSONL file, or `world`, `seed` and `n` as of `polyv evaluate`.
+        test: what arms are measured on: `world`, `seed` and `n` as of `polyv evaluate`; or `questions`, a JSONL file, with
+            `tested: [image, video]` one for each, of which {tested} stands in the file's name.
         results: JSON file of the table, with a Markdown file and a picture beside it.
     """
 
@@ -66,8 +67,10 @@ class Study:
                 )
         if self.workers < 1 or not self.seeds or not self.steps:
             raise ValueError("workers, seeds, steps: expected at least 1 of each.")
-        if set(self.test) not in ({"questions"}, {"world", "seed", "n"}):
-            raise ValueError(f"test: got {sorted(self.test)}, expected `questions`, or `world`, `seed` and `n`.")
+        if set(self.test) not in ({"questions"}, {"questions", "tested"}, {"world", "seed", "n"}):
+            raise ValueError(
+                f"test: got {sorted(self.test)}, expected `questions` (and `tested`), or `world`, `seed` and `n`."
+            )
 
     @classmethod
     def read(cls, file: str | os.PathLike) -> "Study":
@@ -94,6 +97,23 @@ def _applies(step: Mapping[str, Any], case: Mapping[str, str]) -> bool:
 
 
 @dataclass
+class Test:
+    """One measurement of an arm.
+
+    Attributes:
+        fields: by which it differs from the arm's others.
+        questions: a file of questions; None where those of a world are asked.
+        report: what is written.
+    """
+
+    __test__ = False  # not one of pytest's
+
+    fields: dict[str, str]
+    questions: Path | None
+    report: Path
+
+
+@dataclass
 class Run:
     """One step of a study, for one case and seed."""
 
@@ -115,16 +135,22 @@ class Run:
             return Path(self._fill(self.step["from"]))
         return self._folder_of(self.step["name"])
 
-    @property
-    def report(self) -> Path:
-        """What the measured arm's report is called."""
+    def beside(self, ending: str) -> Path:
+        """A file that belongs to the run, named after its folder."""
         folder = self._folder_of(self.step["name"])
-        return folder.with_name(f"{folder.name}.report.json")
+        return folder.with_name(f"{folder.name}.{ending}")
 
-    @property
-    def questions(self) -> str | None:
-        """The file of questions that the arm is asked, if it is not asked those of a world."""
-        return self._fill(self.study.test["questions"]) if "questions" in self.study.test else None
+    def tests(self) -> list["Test"]:
+        """What is measured: nothing, where the step is no arm."""
+        if not self.step.get("arm"):
+            return []
+        if "questions" not in self.study.test:
+            return [Test({}, None, self.beside("report.json"))]
+        questions = self._fill(self.study.test["questions"])
+        return [
+            Test({"tested": kind}, Path(questions.replace("{tested}", kind)), self.beside(f"{kind}.report.json"))
+            for kind in self.study.test.get("tested", [])
+        ] or [Test({}, Path(questions), self.beside("report.json"))]
 
     def needs(self) -> list["Run"]:
         """The runs that must be done before."""
@@ -134,6 +160,7 @@ class Run:
         return [Run(self.study, steps[name], self.case, self.seed) for name in steps if name in named]
 
     def is_done(self) -> bool:
+        """Whether its checkpoint is there."""
         if self.step.get("stage") is None:
             return True
         if self.step["stage"] in STAGES:
@@ -175,9 +202,9 @@ class Run:
         return re.sub(r"{([\w-]+)}", lambda found: known.get(found[1], found[0]), value)
 
 
-def arms_of(study: Study) -> Iterator[Run]:
-    """The runs that are measured."""
-    return (run for run in study.runs() if run.step.get("arm"))
+def measured(study: Study) -> Iterator[tuple[Run, Test]]:
+    """All measurements that are done."""
+    return ((run, test) for run in study.runs() for test in run.tests() if test.report.is_file())
 
 
-__all__ = ["Run", "Study", "arms_of"]
+__all__ = ["Run", "Study", "Test", "measured"]

@@ -85,7 +85,7 @@ def _pair(group: list[int], rows: list[dict[str, Any]], rng: np.random.Generator
 
 def _swapped(row: dict[str, Any], donor: dict[str, Any], control: Control) -> dict[str, Any]:
     if control == "shuffled":
-        return {**row, "teachers": donor["content"]} if row.get("content") else row
+        return {**row, "teachers": donor.get("teachers") or donor["content"]} if row.get("content") else row
     media = iter(_media(donor))
     messages = [
         {

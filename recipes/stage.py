@@ -139,7 +139,9 @@ def run(
     model = load_model(arguments, training, targets)
     training.model_init_kwargs = None  # used; SFTTrainer would warn that it cannot use it
     is_polyv = isinstance(model, PolyVForConditionalGeneration)
-    reader = PolyVProcessor.from_pretrained(start, add_synergy=is_polyv)
+    # An upcycled model's settings are not yet in a file for the processor to read.
+    synergy_kwargs = {"num_synergy_tokens": model.config.num_synergy_tokens} if is_polyv else {"add_synergy": False}
+    reader = PolyVProcessor.from_pretrained(start, **synergy_kwargs)
     rows = read_mixture(data.dataset, data.dataset_weights, training.seed)
     accepts = inspect.signature(model.forward).parameters
     common: dict[str, Any] = dict(

@@ -11,7 +11,7 @@ camera, whose first frame is the image) and where things stand in space (but not
 asked about shows in the image. For each:
 
 FAMILY-MODALITY.jsonl             conversations on one modality, with answers: what is labelled
-FAMILY-MODALITY-silent.jsonl      the same contents and questions without answers, for `<synergy>` alone
+FAMILY-MODALITY-silent.jsonl      the same contents and questions without answers, shown in the other modalities
 FAMILY-MODALITY-questions.jsonl   one question a row, for testing
 """
 
@@ -95,10 +95,14 @@ def _rows(
         messages = [turn for n, q in enumerate(learned) for turn in _turn(q, kind, media if n == 0 else None)]
         rows.append(("", {"id": f"{record.scene_id}-{kind}", **common, "messages": messages, "content": content}))
         prompts = list(dict.fromkeys(question.question for question in learned))
-        seen = {**content, kind: media[kind]}
-        rows.append(
-            ("-silent", {"id": f"{record.scene_id}-{kind}-silent", **common, "content": seen, "prompts": prompts})
-        )
+        silent = {
+            "id": f"{record.scene_id}-{kind}-silent",
+            **common,
+            "content": {other: medium for other, medium in media.items() if other != kind},
+            "teachers": content,
+            "prompts": prompts,
+        }
+        rows.append(("-silent", silent))
     for question in tested:
         row = {key: getattr(question, key) for key in ("suite", "template", "question", "answer")}
         name = f"{record.scene_id}-{question.suite}-{question.template}"

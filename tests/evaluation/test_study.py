@@ -22,9 +22,9 @@ from tests.recipes.conftest import *  # noqa: F403
 SETTINGS = {
     "out": "runs",
     "results": "results.json",
-    "test": {"questions": "{tested}.jsonl"},
+    "test": {"questions": "{labelled}-{tested}.jsonl", "tested": ["image", "video"]},
     "seeds": [0, 1],
-    "cases": [{"labelled": "video", "tested": "image"}, {"labelled": "scene", "tested": "image"}],
+    "cases": [{"labelled": "video"}, {"labelled": "scene"}],
     "steps": [
         {"name": "base", "stage": "caption", "from": "start", "config": "recipe.yaml"},
         {"name": "swapped", "stage": "control", "set": {"control": "blind", "dataset": "{labelled}.jsonl"}},
@@ -42,17 +42,22 @@ def test_runs_come_in_order_and_know_what_they_need(tmp_path, monkeypatch):
     Path("recipe.yaml").write_text(yaml.safe_dump({"max_steps": 100, "dataset": ["x"], "learning_rate": 0.1}))
     study = Study(**SETTINGS)
     names = [run.name for run in study.runs()]
-    assert names[:4] == [f"{case}/seed-{seed}/base" for case in ("video-image", "scene-image") for seed in (0, 1)]
+    assert names[:4] == [f"{case}/seed-{seed}/base" for case in ("video", "scene") for seed in (0, 1)]
     assert len(names) == 4 + 4 + 4 + 1
     full = study.runs()[-1]
-    assert full.name == "video-image/seed-1/full" and full.questions == "image.jsonl"
-    assert [need.name for need in full.needs()] == ["video-image/seed-1/base", "video-image/seed-1/swapped"]
+    assert full.name == "video/seed-1/full" and [test.fields for test in full.tests()] == [
+        {"tested": "image"},
+        {"tested": "video"},
+    ]
+    assert full.tests()[1].questions == Path("video-video.jsonl")
+    assert full.tests()[1].report == Path("runs/video/seed-1/full.video.report.json")
+    assert [need.name for need in full.needs()] == ["video/seed-1/base", "video/seed-1/swapped"]
     assert full.settings() == {
         "max_steps": 7,
-        "dataset": ["runs/video-image/seed-1/swapped"],
+        "dataset": ["runs/video/seed-1/swapped"],
         "learning_rate": 0.1,
-        "model_name_or_path": "runs/video-image/seed-1/base",
-        "output_dir": "runs/video-image/seed-1/full",
+        "model_name_or_path": "runs/video/seed-1/base",
+        "output_dir": "runs/video/seed-1/full",
         "seed": 1,
     }
     assert not full.is_done() and study.runs()[8].is_done() and study.runs()[8].folder == Path("start")
@@ -90,10 +95,11 @@ def test_the_table_has_what_was_measured(tmp_path, monkeypatch):
     ]
     study = Study(**world)
     for run, accuracy in zip(study.runs()[2:], (0.6, 0.8), strict=True):
-        run.report.parent.mkdir(parents=True)
-        run.report.write_text(report(accuracy))
-        (run.report.parent / "base.seconds").write_text("60\n")
-        (run.report.parent / "arm.seconds").write_text("30\n")
+        (test,) = run.tests()
+        test.report.parent.mkdir(parents=True)
+        test.report.write_text(report(accuracy))
+        (test.report.parent / "base.seconds").write_text("60\n")
+        run.beside("seconds").write_text("30\n")
     results = write_results(study, "polyv ablate --config x")
     assert results["arms"] == {"arm": {"0": {"one": 0.6, "two": 0.6}, "1": {"one": 0.8, "two": 0.8}}}
     assert results["seconds"]["arm"] == {"0": 90.0, "1": 90.0} and results["n"] == {"one": 4, "two": 4}
@@ -107,8 +113,8 @@ def test_the_table_of_a_transfer_names_both_modalities(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = Study(**SETTINGS)
     untuned = study.runs()[8]
-    untuned.report.parent.mkdir(parents=True)
-    untuned.report.write_text(report(0.5))
+    untuned.tests()[0].report.parent.mkdir(parents=True)
+    untuned.tests()[0].report.write_text(report(0.5))
     results = write_results(study, "x")
     row = {"labelled": "video", "tested": "image", "arm": "untuned", "seed": 0, "suite": "one", "template": None}
     assert results["results"][0] == {**row, "accuracy": 0.5, "n": 4, "prior": 0.5}

@@ -54,6 +54,16 @@ def test_shuffled_teachers_see_another_scene_of_the_same_questions(rows, tmp_pat
     assert moved == 10
 
 
+def test_shuffled_teachers_see_what_the_others_would_have_seen(tmp_path):
+    rows = [{"id": n, "content": {"image": f"{n}.png"}, "teachers": {"video": f"{n}.mp4"}} for n in "ab"]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("a.png", "b.png", "a.mp4", "b.mp4"):
+        (tmp_path / name).write_text("")
+    rows = read_rows(write_control("shuffled", tmp_path / "rows.jsonl", tmp_path / "out.jsonl", seed=0))
+    assert [names(read_content(row)) for row in rows] == [{"video": "b.mp4"}, {"video": "a.mp4"}]
+    assert [names(read_content(row, "content")) for row in rows] == [{"image": "a.png"}, {"image": "b.png"}]
+
+
 def media_names(row: dict) -> list[str]:
     return [path.rsplit("/", 1)[1] for path in media({"messages": json.loads(row["messages"])})]
 

@@ -168,7 +168,9 @@ def test_the_studies_name_recipes_that_are_there_and_stages_that_follow(file, mo
             assert "{" not in json.dumps([settings["dataset"], settings["model_name_or_path"]]).replace("{}", "")
             *_, training = TrlParser(KINDS[run.step["stage"]]).parse_dict(settings)
             assert training.max_steps > 0
-    assert all(run.report.name.endswith(".report.json") for run in study.runs())
+    tests = [test for run in study.runs() for test in run.tests()]
+    assert tests and len({test.report for test in tests}) == len(tests)
+    assert not any("{" in str(test.questions) for test in tests)
 
 
 @pytest.mark.parametrize("stage", ["pretrain-captions", "pretrain"])

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from polyv import PolyVForConditionalGeneration
 from polyv.cli import main as polyv
+from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes import align, caption, distill, instruct
 from polyv.recipes.data import RowError
 from polyv.recipes.trainable import WORDS, set_trainable
@@ -175,6 +176,15 @@ def test_distillation_then_alignment(recipe, coarse, caches, tmp_path):
     log = json.loads((fine / "trainer_state.json").read_text())["log_history"][0]
     assert {"temporal_loss", "spatial_loss", "aux_loss", "mean_token_accuracy"} <= log.keys()
     assert weights(fine).keys() == weights(coarse).keys()
+
+
+def test_an_upcycled_model_is_taught_with_as_many_tokens_as_its_settings_say(recipe, dense, caches, data, tmp_path):
+    arguments = ["--model_name_or_path", str(dense), "--upcycle", *caches, "--dataset", str(data / "contents.jsonl")]
+    arguments += ["--model_init_kwargs", '{"num_experts": 0, "num_synergy_tokens": 2}', "--max_steps", "1"]
+    distill.main(["--config", str(recipe), *arguments, "--output_dir", str(tmp_path / "two")])
+    processor = PolyVProcessor.from_pretrained(tmp_path / "two")
+    text = processor.apply_chat_template([{"role": "user", "content": "Is it?"}], add_generation_prompt=True)
+    assert text.count("<synergy>") == AutoConfig.from_pretrained(tmp_path / "two").num_synergy_tokens == 2
 
 
 def test_distillation_needs_a_teacher_and_a_polyv(recipe, merged, dense, caches, tmp_path):

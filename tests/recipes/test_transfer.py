@@ -41,12 +41,13 @@ def test_modalities_differ_in_their_medium_alone(prepared, family):
         assert words[0] == words[1] == words[2]
 
 
-def test_silent_rows_name_what_is_seen_and_ask_what_is_learned(prepared):
+def test_silent_rows_show_the_other_modalities_and_ask_what_is_learned(prepared):
     for kind in MEDIA:
         silent, learned = (lines(prepared / f"temporal-{kind}{what}.jsonl") for what in ("-silent", ""))
         for row, answered in zip(silent, learned, strict=True):
-            assert set(row["content"]) == {"video", "scene", kind} and "messages" not in row
+            assert set(row["content"]) == set(MEDIA) - {kind} and "messages" not in row
+            assert row["teachers"] == answered["content"] and set(row["teachers"]) == {"video", "scene"}
             asked = {m["content"][-1]["text"] for m in answered["messages"] if m["role"] == "user"}
             assert set(row["prompts"]) == asked
         rows = read_rows(prepared / f"temporal-{kind}-silent.jsonl")
-        assert all(kind in read_content(row, "content") for row in rows)
+        assert all(kind not in read_content(row, "content") for row in rows)
