@@ -131,6 +131,9 @@ class PolyVConfig(Qwen2_5_VLConfig):
         synergy_token_id (`int`, *optional*, defaults to 151665): Id of `<synergy>`: the first row of the embedding
             that Qwen2.5-VL's tokenizer leaves unused. `None` where the vocabulary has none.
         num_synergy_tokens (`int`, *optional*, defaults to 1): How many `<synergy>` open an assistant turn.
+        synergy_layer (`int`, *optional*, defaults to -1): Which hidden state of `<synergy>` the heads read, an index into
+            `hidden_states`: -1, as in the paper, the last; 4 what comes out of the fourth layer, so that the layers above
+            can answer from what it foresees.
         temporal_teacher_size (`int`, *optional*, defaults to 1024): Feature size of the temporal teacher (V-JEPA 2
             ViT-L: 1024); `None` leaves out that head.
         spatial_teacher_size (`int`, *optional*, defaults to 2048): Feature size of the spatial teacher (VGGT's
@@ -163,6 +166,7 @@ class PolyVConfig(Qwen2_5_VLConfig):
 
     synergy_token_id: int | None = 151665
     num_synergy_tokens: int = 1
+    synergy_layer: int = -1
     temporal_teacher_size: int | None = 1024
     spatial_teacher_size: int | None = 2048
     time_num_frequencies: int = 16
@@ -243,6 +247,12 @@ class PolyVConfig(Qwen2_5_VLConfig):
             raise ValueError(
                 f"`num_synergy_tokens` must be at least 1, got {self.num_synergy_tokens}. "
                 "For a model without `<synergy>` set `synergy_token_id=None`."
+            )
+        num_layers = self.text_config.num_hidden_layers
+        if self.synergy_layer != -1 and not 0 < self.synergy_layer <= num_layers:
+            raise ValueError(
+                f"`synergy_layer` is {self.synergy_layer}, but there are {num_layers} layers: give 1 to {num_layers}, or -1 "
+                "for the last."
             )
         for name in ("temporal_teacher_size", "spatial_teacher_size"):
             size = getattr(self, name)

@@ -342,6 +342,8 @@ class PolyVForConditionalGeneration(PolyVGenerationMixin, PolyVPreTrainedModel, 
         text_config = self.config.text_config
         if output_router_logits is None:
             output_router_logits = text_config.output_router_logits
+        wants_hidden_states = kwargs.pop("output_hidden_states", text_config.output_hidden_states)
+        needs_hidden_states = self.config.synergy_layer != -1 and self.config.synergy_token_id is not None
 
         outputs = self.model(
             input_ids=input_ids,
@@ -358,6 +360,7 @@ class PolyVForConditionalGeneration(PolyVGenerationMixin, PolyVPreTrainedModel, 
             second_per_grid_ts=second_per_grid_ts,
             image_coords=image_coords,
             output_router_logits=output_router_logits,
+            output_hidden_states=needs_hidden_states or wants_hidden_states,
             mm_encoder_outputs=mm_encoder_outputs,
             **{**kwargs, "return_dict": True},
         )
@@ -390,10 +393,10 @@ class PolyVForConditionalGeneration(PolyVGenerationMixin, PolyVPreTrainedModel, 
             aux_loss=aux_loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
+            hidden_states=outputs.hidden_states if wants_hidden_states else None,
             attentions=outputs.attentions,
             router_logits=router_logits,
-            **self._synergy(hidden_states, input_ids, inputs_embeds, past_key_values),
+            **self._synergy(outputs, input_ids, inputs_embeds, past_key_values),
         )
 
     def _check_routers_learn(self, router_logits: tuple[torch.Tensor, ...]) -> None:
@@ -410,13 +413,14 @@ class PolyVForConditionalGeneration(PolyVGenerationMixin, PolyVPreTrainedModel, 
 
     def _synergy(
         self,
-        hidden_states: torch.Tensor,
+        outputs: BaseModelOutputWithPast,
         input_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
         past_key_values: Cache | None,
     ) -> dict[str, Any]:
         """The heads' outputs at each `<synergy>`, [B, T, D] → [number of `<synergy>`, teacher size] each."""
-        token_id = self.config.synergy_token_id
+        token_id, layer = self.config.synergy_token_id, self.config.synergy_layer
+        hidden_states = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
         # A decoding step never holds one, and must compile without a branch on data.
         if token_id is None or (past_key_values is not None and hidden_states.shape[1] == 1):
             return {}
@@ -428,6 +432,8 @@ class PolyVForConditionalGeneration(PolyVGenerationMixin, PolyVPreTrainedModel, 
         if not is_synergy.any():
             return {}
         states = hidden_states[is_synergy]
+        if layer not in (-1, self.config.text_config.num_hidden_layers):
+            states = self.model.language_model.norm(states)  # which the last of them has been through
         return {
             "synergy_temporal": None if self.temporal_head is None else self.temporal_head(states),
             "synergy_spatial": None if self.spatial_head is None else self.spatial_head(states),

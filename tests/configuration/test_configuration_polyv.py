@@ -74,6 +74,8 @@ def test_impossible_experts_are_refused_by_name(arguments, named):
         (dict(synergy_token_id=tiny.IMAGE), "image_token_id"),
         (dict(vision_config={**tiny.VISION, "out_hidden_size": 64}), "vision_config.out_hidden_size"),
         (dict(num_synergy_tokens=0), "num_synergy_tokens"),
+        (dict(synergy_layer=9), "synergy_layer"),
+        (dict(synergy_layer=0), "synergy_layer"),
         (dict(temporal_teacher_size=0), "temporal_teacher_size"),
         (dict(spatial_teacher_size=-3), "spatial_teacher_size"),
         (dict(time_num_frequencies=0), "time_num_frequencies"),

@@ -86,6 +86,39 @@ def test_synergy_states_are_row_major_with_their_rows(model):
     torch.testing.assert_close(output.synergy_temporal, expected)
 
 
+def test_heads_read_the_layer_that_the_configuration_names(model):
+    batch = tiny.inputs([[], []])
+    with torch.no_grad():
+        expected = model(**batch, output_hidden_states=True)
+        for layer in (3, 8):
+            lower = tiny.polyv(synergy_layer=layer)
+            lower.load_state_dict(model.state_dict())
+            output = lower(**batch)
+            states = expected.hidden_states[layer][:, -1]
+            states = states if layer == 8 else model.model.language_model.norm(states)
+            torch.testing.assert_close(output.synergy_temporal, model.temporal_head(states))
+            assert torch.equal(output.logits, expected.logits) and output.hidden_states is None
+            assert len(lower(**batch, output_hidden_states=True).hidden_states) == 9
+            tokens = [each.generate(**batch, max_new_tokens=3, do_sample=False) for each in (lower, model)]
+            assert torch.equal(*tokens)
+
+
+def test_a_lower_layer_is_read_through_gradient_checkpointing():
+    gradients = []
+    for checkpointing in (False, True):
+        model = tiny.polyv(synergy_layer=3).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model(**tiny.inputs([[], []]), use_cache=False).synergy_temporal.square().mean().backward()
+        gradients.append({n: w.grad for n, w in model.named_parameters() if w.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert any(".layers.2." in name for name in gradients[0]) and not any(
+        ".layers.3." in name for name in gradients[0]
+    )
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+
+
 def test_no_synergy_token_no_synergy_output(model):
     with torch.no_grad():
         output = model(**tiny.inputs([[]], synergy=False))
