@@ -210,6 +210,7 @@ class SynergyTrainer(PolyVTrainer):
             for batch in batches:
                 known_B = ~batch[f"{head}_targets"][:, 0, 0].isnan()
                 count += (batch["input_ids"] == self.synergy_id)[known_B].sum().to(device)
+            count = count * self._foreseeing(batches[0][f"{head}_targets"]) / self.num_synergy_tokens
             self.num_targets[head] = self.accelerator.gather(count).sum().clamp(min=1)
         return batches, num_items
 
@@ -238,30 +239,34 @@ class SynergyTrainer(PolyVTrainer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean squared error of each `<synergy>`, 0 where it has no target, and whether it has one."""
         targets_SRD = targets_BRD.to(foreseen_SD.device)[rows_S]
-        if targets_SRD.shape[1] == 1:
-            targets_SD = targets_SRD[:, 0]
-        elif self.num_synergy_tokens == 1:
+        place_S = torch.arange(len(rows_S), device=rows_S.device)
+        turn_S = place_S % self.num_synergy_tokens
+        if self.num_synergy_tokens == 1:
             targets_SD = targets_SRD.flatten(1)
-        else:  # a region each
-            turn_S = torch.arange(len(rows_S), device=rows_S.device) % self.num_synergy_tokens
-            targets_SD = targets_SRD[torch.arange(len(rows_S), device=rows_S.device), turn_S]
-        known_S = ~targets_SD.isnan().any(-1)
+        else:  # a region each; what is left over foresees nothing
+            targets_SD = targets_SRD[place_S, turn_S.clamp(max=targets_SRD.shape[1] - 1)]
+        known_S = ~targets_SD.isnan().any(-1) & (turn_S < self._foreseeing(targets_BRD))
         error_S = (foreseen_SD.float() - targets_SD.nan_to_num()).square().mean(-1)
         return error_S * known_S, known_S
 
+    def _foreseeing(self, targets_BRD: torch.Tensor) -> int:
+        """How many `<synergy>` of a turn have a target."""
+        return min(self.num_synergy_tokens, targets_BRD.shape[1])
+
 
 def head_size(targets: Targets, num_synergy_tokens: int) -> int:
-    """How much one `<synergy>` has to foresee: a feature; of several regions all, unless there is a token for each.
+    """How much one `<synergy>` has to foresee: one alone all regions; of several each the next, and those left over
+    nothing, which leaves them to the answer.
 
     Raises:
-        ValueError: there are several tokens, but not one for each region.
+        ValueError: there are several tokens, but fewer than regions.
     """
     if num_synergy_tokens == 1:
         return targets.num_regions * targets.size
-    if targets.num_regions not in (1, num_synergy_tokens):
+    if targets.num_regions > num_synergy_tokens:
         raise ValueError(
             f"num_synergy_tokens={num_synergy_tokens}: the cache {targets.folder} holds {targets.num_regions} regions; "
-            "expected as many tokens as regions, or one of either."
+            "expected a token for each, or one token for all."
         )
     return targets.size
 

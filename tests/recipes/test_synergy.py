@@ -19,6 +19,7 @@ from polyv.recipes.synergy import (
     SynergyTrainer,
     contents_of,
     fit_heads,
+    head_size,
     read_content,
 )
 from polyv.recipes.targets import Targets, build_cache
@@ -248,6 +249,28 @@ def test_regions_are_foreseen_by_one_token_or_by_one_each(polyv, contents, rows,
     error, known = trainer.errors(torch.zeros(4, 5), torch.tensor([0, 0, 1, 1]), batch["temporal_targets"])
     expected = regions(contents / "clip.mp4").square().mean(-1)
     assert error[:2].tolist() == pytest.approx(expected.tolist()) and not known[2:].any()
+    trainer.num_synergy_tokens = 3  # the last of a turn is the answer's own
+    error, known = trainer.errors(torch.zeros(6, 5), torch.tensor([0, 0, 0, 1, 1, 1]), batch["temporal_targets"])
+    assert error[:2].tolist() == pytest.approx(expected.tolist()) and known.tolist() == [True, True, *[False] * 4]
+    trainer.num_synergy_tokens = 1
+    with pytest.raises(ValueError, match=r"num_synergy_tokens=2: .* holds 4 regions; expected a token for each"):
+        head_size(Targets(build_cache(Fixed("video", 5), media, tmp_path / "four", (2, 2, 1))), 2)
+
+
+def test_tokens_without_a_target_do_not_count_in_the_mean(polyv, contents, rows, targets, processor, tmp_path):
+    """The loss of a turn's one target is the same, whether or not another token stands beside it."""
+    sums = []
+    for count in (1, 2):
+        processor.num_synergy_tokens = polyv.config.num_synergy_tokens = count
+        collator = SynergyCollator(
+            processor, inspect.signature(polyv.forward).parameters, {"temporal": targets["temporal"]}
+        )
+        trainer = make_trainer(polyv, collator, rows, tmp_path / str(count))
+        batch = collator([rows[0], rows[0]])
+        assert (batch["input_ids"] == polyv.config.synergy_token_id).sum() == 2 * count
+        trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
+        sums.append(trainer.num_targets["temporal"].item())
+    assert sums == [2, 2]
 
 
 def test_a_cache_of_the_other_kind_is_refused(targets):
