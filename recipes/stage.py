@@ -42,7 +42,9 @@ class ModelArguments:
         default=False,
         metadata={"help": "Keep the vision encoder's weights; its projection (the merger) still trains."},
     )
-
+    compile_layers: bool = field(
+        default=False, metadata={"help": "Compile the language model's layers, by torch.compile: on CPUs it pays."}
+    )
     dry_run: bool = field(
         default=False, metadata={"help": "Build the model without weights, print what training it takes, and end."}
     )
@@ -113,6 +115,10 @@ def load_model(
             f"trainable='lora': the synergy heads of {arguments.model_name_or_path} are not of the size of these targets, "
             "and an adapter cannot carry others. Distil in full first (polyv train distill), or leave the targets out."
         )
+    if arguments.compile_layers:
+        # Not `torch_compile`: media make a graph of the whole model break and recompile with each batch.
+        for layer in model.get_decoder().layers:
+            layer.compile(dynamic=True)
     return model
 
 

@@ -8,12 +8,14 @@ import pytest
 import torch
 import yaml
 from transformers import AutoConfig, AutoModelForImageTextToText
+from trl import SFTConfig
 
 from polyv import PolyVForConditionalGeneration
 from polyv.cli import main as polyv
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes import align, caption, distill, instruct
 from polyv.recipes.data import RowError
+from polyv.recipes.stage import ModelArguments, load_model
 from polyv.recipes.trainable import WORDS, set_trainable
 
 
@@ -185,6 +187,14 @@ def test_an_upcycled_model_is_taught_with_as_many_tokens_as_its_settings_say(rec
     processor = PolyVProcessor.from_pretrained(tmp_path / "two")
     text = processor.apply_chat_template([{"role": "user", "content": "Is it?"}], add_generation_prompt=True)
     assert text.count("<synergy>") == AutoConfig.from_pretrained(tmp_path / "two").num_synergy_tokens == 2
+
+
+def test_layers_compile_where_they_are_asked_to(captioned, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda layer, **kwargs: compiled.append((layer, kwargs)))
+    training = SFTConfig(str(tmp_path), use_cpu=True, bf16=False)
+    model = load_model(ModelArguments(str(captioned), compile_layers=True), training)
+    assert compiled == [(layer, {"dynamic": True}) for layer in model.model.language_model.layers]
 
 
 def test_distillation_needs_a_teacher_and_a_polyv(recipe, merged, dense, caches, tmp_path):
