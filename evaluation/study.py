@@ -10,7 +10,8 @@ A study's YAML file has, beside its settings, `steps`, in the order of their imp
       set: {max_steps: 800}   # fields that differ from the recipe
       arm: true               # is measured
 
-{name} in any text stands for that field of the case, such as {labelled}; {STEP} for the folder of a step.
+{name} in any text, a field's name included, stands for that field of the case, such as {labelled}; {STEP} for the folder of
+a step.
 """
 
 import json
@@ -192,7 +193,7 @@ class Run:
 
     def _fill(self, value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: self._fill(each) for key, each in value.items()}
+            return {self._fill(key): self._fill(each) for key, each in value.items()}
         if isinstance(value, list):
             return [self._fill(each) for each in value]
         if not isinstance(value, str):

@@ -31,7 +31,7 @@ SETTINGS = {
         {"name": "untuned", "from": "start", "arm": True},
         {
             "name": "full", "stage": "align", "from": "base", "config": "recipe.yaml", "arm": True, "seeds": [1],
-            "set": {"dataset": ["{swapped}"], "max_steps": 7}, "cases": {"labelled": "video"},
+            "set": {"dataset": ["{swapped}"], "max_steps": 7, "{labelled}_field": 1}, "cases": {"labelled": "video"},
         },
     ],
 }  # fmt: skip
@@ -54,6 +54,7 @@ def test_runs_come_in_order_and_know_what_they_need(tmp_path, monkeypatch):
     assert [need.name for need in full.needs()] == ["video/seed-1/base", "video/seed-1/swapped"]
     assert full.settings() == {
         "max_steps": 7,
+        "video_field": 1,
         "dataset": ["runs/video/seed-1/swapped"],
         "learning_rate": 0.1,
         "model_name_or_path": "runs/video/seed-1/base",
