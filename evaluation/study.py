@@ -3,7 +3,7 @@
 
 A study's YAML file has, beside its settings, `steps`, in the order of their importance:
 
-    - name: full              # its folder is OUT/CASE/seed-S/full
+    - name: full              # its folder is OUT/CASE/seed-S/full; a control's file OUT/CASE/seed-S/NAME.jsonl
       stage: align            # caption, instruct, distill, align, pretrain, merge, wide or control; none: `from` as it is
       from: full-coarse       # another step, or a checkpoint; becomes model_name_or_path
       config: recipes/polyv-nano/align.yaml
@@ -150,7 +150,7 @@ class Run:
         questions = self._fill(self.study.test["questions"])
         return [
             Test({"tested": kind}, Path(questions.replace("{tested}", kind)), self.beside(f"{kind}.report.json"))
-            for kind in self.study.test.get("tested", [])
+            for kind in self._fill(self.study.test.get("tested", []))
         ] or [Test({}, Path(questions), self.beside("report.json"))]
 
     def needs(self) -> list["Run"]:
@@ -189,7 +189,9 @@ class Run:
 
     def _folder_of(self, name: str) -> Path:
         parts = ["-".join(self.case.values())] if self.case else []
-        return Path(self.study.out, *parts, f"seed-{self.seed}", name)
+        stage = next(step.get("stage") for step in self.study.steps if step["name"] == name)
+        file = f"{name}.jsonl" if stage == "control" else name  # a control is data
+        return Path(self.study.out, *parts, f"seed-{self.seed}", file)
 
     def _fill(self, value: Any) -> Any:
         if isinstance(value, dict):

@@ -22,7 +22,7 @@ from tests.recipes.conftest import *  # noqa: F403
 SETTINGS = {
     "out": "runs",
     "results": "results.json",
-    "test": {"questions": "{labelled}-{tested}.jsonl", "tested": ["image", "video"]},
+    "test": {"questions": "{labelled}-{tested}.jsonl", "tested": ["image", "{labelled}"]},
     "seeds": [0, 1],
     "cases": [{"labelled": "video"}, {"labelled": "scene"}],
     "steps": [
@@ -55,7 +55,7 @@ def test_runs_come_in_order_and_know_what_they_need(tmp_path, monkeypatch):
     assert full.settings() == {
         "max_steps": 7,
         "video_field": 1,
-        "dataset": ["runs/video/seed-1/swapped"],
+        "dataset": ["runs/video/seed-1/swapped.jsonl"],
         "learning_rate": 0.1,
         "model_name_or_path": "runs/video/seed-1/base",
         "output_dir": "runs/video/seed-1/full",

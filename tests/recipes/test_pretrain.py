@@ -30,7 +30,7 @@ from polyv.recipes.vision import VisionArguments
 
 
 ALL = sorted((Path(__file__).parents[2] / "recipes").glob("*/*.yaml"))
-STUDIES = [file for file in ALL if file.stem in ("transfer", "ablation")]
+STUDIES = [file for file in ALL if file.stem in ("transfer", "transfer-search", "ablation")]
 FILES = [file for file in ALL if file not in STUDIES and file.parent.name != "accelerate"]
 RECIPES = [file for file in FILES if file.stem not in ("vision", "teacher-temporal", "teacher-spatial")]
 KINDS = {
@@ -166,6 +166,8 @@ def test_the_studies_name_recipes_that_are_there_and_stages_that_follow(file, mo
         if run.step.get("stage") in KINDS:
             settings = run.settings()
             assert "{" not in json.dumps([settings["dataset"], settings["model_name_or_path"]]).replace("{}", "")
+            if run.needs():  # of which no checkpoint is there yet
+                settings["model_name_or_path"] = "checkpoints/polyv-nano"
             *_, training = TrlParser(KINDS[run.step["stage"]]).parse_dict(settings)
             assert training.max_steps > 0
     tests = [test for run in study.runs() for test in run.tests()]
