@@ -1,12 +1,22 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
-"""Training in several processes: every batch reaches what takes in media, though with nothing.
+"""Training in several processes: every batch uses the same weights in the same order, whatever media it holds.
 
 DistributedDataParallel waits for the gradient of each weight: for ever, where one process has media and another none
-(unless it looks for unused weights in every step, which Trainer leaves out beside gradient checkpointing). The synergy
-heads are not among what is reached: without a loss on them, freeze them, as `polyv train pretrain` does.
+(unless it looks for unused weights in every step, which Trainer leaves out beside gradient checkpointing). FSDP and
+ZeRO-3 gather the weights of each module that is called: where processes call others, or in another order, they take
+one for the other, or wait for ever. So in training, and where there are several processes, `PolyVModel`
+- encodes a blank image where a batch has none, and a blank video likewise;
+- encodes all media, images first, before it puts any among the text, which orders the backward pass, too;
+- gives all images of a batch their coordinates in one call, all videos their time in another.
+
+Gradients of what is blank are zeros where one process alone would have none: an optimizer's momentum and decay still
+move these weights. In evaluation nothing of this is done: evaluate a sharded model on batches that hold the same kinds
+of media in every process, or load what it saved in one.
+
+The synergy heads are not among this: without a loss on them, freeze them, as `polyv train pretrain` does; and a batch
+has `<synergy>` in every process or in none, as `PolyVProcessor` writes its prompts.
 """
 
-from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -20,23 +30,14 @@ def trains_with_others(module: nn.Module) -> bool:
     return several and module.training and torch.is_grad_enabled()
 
 
-def reach_absent_media(model: Any, encoded: Collection[str], device: torch.device) -> torch.Tensor:
-    """Zero on `device`, with a graph to what a `PolyVModel` does not use of itself for a batch that holds only the
-    modalities `encoded`, "image" and "video".
-
-    Its gradients are zeros where one process alone would have none, so that an optimizer's momentum and decay still
-    move these weights. Each process calls the vision encoder twice, as sharded weights (FSDP) ask for.
-    """
-    weight = model.time_encoding.weight
-    unused = [model.time_encoding(weight.new_zeros(1, 1)), model.coordinate_encoding(weight.new_zeros(1, 3))]
-    vision = model.config.vision_config
+def blank_media(visual: Any) -> tuple[Any, Any, None]:
+    """What `get_image_features` and `get_video_features` take, for one black visual token of the vision encoder `visual`:
+    its patches, their grid, and no coordinates or seconds."""
+    vision = visual.config
     side = vision.spatial_merge_size
     size = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    for _ in {"image", "video"} - set(encoded):
-        patches = torch.zeros(side**2, size, dtype=model.visual.dtype, device=model.visual.device)
-        grid = torch.tensor([[1, side, side]], device=patches.device)
-        unused.append(model.visual(patches, grid_thw=grid, return_dict=True).pooler_output)
-    return sum((0 * values.sum().to(device) for values in unused), torch.zeros((), dtype=weight.dtype, device=device))
+    patches = torch.zeros(side**2, size, dtype=visual.dtype, device=visual.device)
+    return patches, torch.tensor([[1, side, side]], device=patches.device), None
 
 
-__all__ = ["reach_absent_media", "trains_with_others"]
+__all__ = ["blank_media", "trains_with_others"]

@@ -24,10 +24,10 @@ from transformers.utils import TransformersKwargs, auto_docstring, can_return_tu
 from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_polyv import PolyVConfig, PolyVTextConfig
-from .distributed_polyv import reach_absent_media, trains_with_others
+from .distributed_polyv import blank_media, trains_with_others
 from .encodings import PolyVSinusoidalEncoding, PolyVSynergyHead, move_text_behind_videos
 from .generation_polyv import PolyVGenerationMixin
-from .moe import PolyVExperts, PolyVSparseMoeBlock, load_balancing_loss
+from .moe import PolyVExperts, PolyVSparseMoeBlock, check_routers_learn, load_balancing_loss
 from .outputs_polyv import PolyVCausalLMOutput
 from .upcycling import read_dense_config, upcycle
 
@@ -165,8 +165,10 @@ class PolyVModel(PolyVPreTrainedModel, Qwen2_5_VLModel):
             has none: plain images, and pixels without valid depth.
         """
         outputs = super().get_image_features(pixel_values, image_grid_thw, **{**kwargs, "return_dict": True})
+        sizes = [len(features) for features in outputs.pooler_output]
+        if image_coords is None and trains_with_others(self):
+            image_coords = outputs.pooler_output[0].new_full((sum(sizes), 3), torch.nan)
         if image_coords is not None:
-            sizes = [len(features) for features in outputs.pooler_output]
             if image_coords.shape != (sum(sizes), 3):
                 raise ValueError(
                     f"`image_coords` has shape {tuple(image_coords.shape)}, but the images of `image_grid_thw` make "
@@ -191,15 +193,19 @@ class PolyVModel(PolyVPreTrainedModel, Qwen2_5_VLModel):
             Seconds between two temporal grids of each video; 1 each where it is not given, as in `get_rope_index`.
         """
         outputs = super().get_video_features(pixel_values_videos, video_grid_thw, **{**kwargs, "return_dict": True})
-        seconds = [1.0] * len(video_grid_thw) if second_per_grid_ts is None else second_per_grid_ts
-        encoded = []
-        for features, (num_grids, _, _), interval in zip(
-            outputs.pooler_output, video_grid_thw.tolist(), seconds, strict=True
-        ):
-            time = torch.arange(num_grids, device=features.device, dtype=torch.float32) * float(interval)
-            encoding = self.time_encoding(time[:, None]).to(features.device)
-            encoded.append(features + encoding.repeat_interleave(len(features) // num_grids, dim=0))
-        outputs.pooler_output = tuple(encoded)
+        num_grids = video_grid_thw[:, 0].tolist()
+        seconds = [1.0] * len(num_grids) if second_per_grid_ts is None else second_per_grid_ts
+        times = [
+            torch.arange(count, device=features.device, dtype=torch.float32)[:, None] * float(interval)
+            for features, count, interval in zip(outputs.pooler_output, num_grids, seconds, strict=True)
+        ]
+        encodings = map(self.time_encoding, times)  # alone, the same to the last bit whatever stands beside a video
+        if trains_with_others(self):
+            encodings = self.time_encoding(torch.cat(times)).split(num_grids)
+        outputs.pooler_output = tuple(
+            features + encoded.to(features.device).repeat_interleave(len(features) // len(encoded), dim=0)
+            for features, encoded in zip(outputs.pooler_output, encodings, strict=True)
+        )
         return outputs
 
     @can_return_tuple
@@ -233,24 +239,24 @@ class PolyVModel(PolyVPreTrainedModel, Qwen2_5_VLModel):
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
 
-        encoded = dict(mm_encoder_outputs or {})
-        # `return_dict` here is for the vision encoder, whose output is read by name whatever the caller asked of us.
-        vision_kwargs = {**kwargs, "return_dict": True}
-        if pixel_values is not None:
-            encoded["image"] = self.get_image_features(pixel_values, image_grid_thw, image_coords, **vision_kwargs)
-        if pixel_values_videos is not None:
-            encoded["video"] = self.get_video_features(
-                pixel_values_videos, video_grid_thw, second_per_grid_ts, **vision_kwargs
-            )
+        encoded, absent = dict(mm_encoder_outputs or {}), set()
+        images = ("image", self.get_image_features, (pixel_values, image_grid_thw, image_coords))
+        videos = ("video", self.get_video_features, (pixel_values_videos, video_grid_thw, second_per_grid_ts))
+        for modality, encode, media in (images, videos):
+            if media[0] is None and modality not in encoded and trains_with_others(self):
+                absent.add(modality)
+                media = blank_media(self.visual)
+            if media[0] is not None:
+                # Whatever the caller asked of us: the vision encoder's output is read by name, its states by nobody.
+                encoded[modality] = encode(*media, **{**kwargs, "return_dict": True, "output_hidden_states": False})
         for modality, outputs in encoded.items():
             features = torch.cat(outputs.pooler_output, dim=0).to(inputs_embeds.device, inputs_embeds.dtype)
-            image_mask, video_mask = self.get_placeholder_mask(
-                input_ids, inputs_embeds=inputs_embeds, **{f"{modality}_features": features}
-            )
+            if modality in absent:
+                inputs_embeds = inputs_embeds + 0 * features.sum()
+                continue
+            named = {f"{modality}_features": features}
+            image_mask, video_mask = self.get_placeholder_mask(input_ids, inputs_embeds=inputs_embeds, **named)
             inputs_embeds = inputs_embeds.masked_scatter(image_mask if modality == "image" else video_mask, features)
-
-        if trains_with_others(self):
-            inputs_embeds = inputs_embeds + reach_absent_media(self, encoded, inputs_embeds.device)
         if position_ids is None:
             position_ids = self.compute_3d_position_ids(
                 input_ids=input_ids,
@@ -380,7 +386,7 @@ class PolyVForConditionalGeneration(PolyVGenerationMixin, PolyVPreTrainedModel, 
             aux_loss = load_balancing_loss(
                 router_logits, text_config.num_experts, text_config.num_experts_per_tok, mask
             )
-            self._check_routers_learn(router_logits)
+            check_routers_learn(self, router_logits)
             if loss is not None and labels is not None:
                 share = 1.0
                 if (num_items := kwargs.get("num_items_in_batch")) is not None:
@@ -398,18 +404,6 @@ class PolyVForConditionalGeneration(PolyVGenerationMixin, PolyVPreTrainedModel, 
             router_logits=router_logits,
             **self._synergy(outputs, input_ids, inputs_embeds, past_key_values),
         )
-
-    def _check_routers_learn(self, router_logits: tuple[torch.Tensor, ...]) -> None:
-        if not (self.training and torch.is_grad_enabled()):
-            return
-        if any(logits.requires_grad for logits in router_logits):
-            return
-        if any(module.weight.requires_grad for module in self.modules() if isinstance(module, Qwen3MoeTopKRouter)):
-            raise ValueError(
-                "`use_reentrant=True` runs the layers without gradients, so the load-balancing loss would never reach "
-                'the routers. Pass `gradient_checkpointing_kwargs={"use_reentrant": False}`, or train without that loss '
-                "(`output_router_logits=False`)."
-            )
 
     def _synergy(
         self,

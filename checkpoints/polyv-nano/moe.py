@@ -98,4 +98,16 @@ def load_balancing_loss(
     return torch.stack(losses).mean()
 
 
-__all__ = ["PolyVExperts", "PolyVSparseMoeBlock", "load_balancing_loss"]
+def check_routers_learn(model: nn.Module, router_logits: tuple[torch.Tensor, ...]) -> None:
+    """Raises ValueError where `model` trains routers of whose logits none has a gradient."""
+    if not (model.training and torch.is_grad_enabled()) or any(logits.requires_grad for logits in router_logits):
+        return
+    if any(module.weight.requires_grad for module in model.modules() if isinstance(module, Qwen3MoeTopKRouter)):
+        raise ValueError(
+            "`use_reentrant=True` runs the layers without gradients, so the load-balancing loss would never reach "
+            'the routers. Pass `gradient_checkpointing_kwargs={"use_reentrant": False}`, or train without that loss '
+            "(`output_router_logits=False`)."
+        )
+
+
+__all__ = ["PolyVExperts", "PolyVSparseMoeBlock", "check_routers_learn", "load_balancing_loss"]

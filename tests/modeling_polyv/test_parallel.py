@@ -2,7 +2,6 @@
 """Sharding plans and data-parallel training, on two processes of a CPU: run by torchrun, this file is one of them."""
 
 import json
-import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -12,9 +11,10 @@ import torch
 
 from polyv import PolyVForConditionalGeneration
 from tests import tiny
+from tests.processes import run_two
 
 
-ROOT = Path(__file__).parents[2]
+MODULE = "tests.modeling_polyv.test_parallel"
 PLANS = {"tensor": {"tp_size": 2}, "expert": {"tp_size": 2, "ep_size": 2}}
 SHARDS = {"tensor": [4, 64, 48], "expert": [2, 128, 48]}  # of gate_up_proj, [4, 2 * 64, 48]
 
@@ -27,7 +27,7 @@ def test_a_sharded_model_computes_what_the_whole_one_does(plan, tmp_path):
         pytest.skip("this transformers has no DistributedConfig(ep_size=...)")
     tiny.polyv().save_pretrained(tmp_path / "model")
     torch.save(tiny.inputs([[("image", 4, 4)], [("scene", 4, 4), ("video", 2, 4, 4, 0.5)]]), tmp_path / "inputs.pt")
-    run_two(plan, tmp_path)
+    run_two(MODULE, plan, str(tmp_path))
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found["difference"] < 1e-4 < found["spread"]
@@ -38,22 +38,10 @@ def test_a_sharded_model_computes_what_the_whole_one_does(plan, tmp_path):
 @pytest.mark.parametrize("checkpointing", ["plain", "checkpointing"])
 def test_a_process_without_media_neither_hangs_the_others_nor_loses_gradients(checkpointing, tmp_path):
     tiny.polyv().save_pretrained(tmp_path / "model")
-    run_two(f"data-{checkpointing}", tmp_path)
+    run_two(MODULE, f"data-{checkpointing}", str(tmp_path))
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found["weights"] > 100 and found["without"] == [] and found["difference"] < 1e-5 < found["largest"]
-
-
-def run_two(what: str, folder: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    ran = subprocess.run(
-        [*command, "-m", "tests.modeling_polyv.test_parallel", what, str(folder)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
 
 
 def compare(plan: str, folder: Path) -> None:

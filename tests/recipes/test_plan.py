@@ -1,5 +1,7 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from polyv.evaluation.shapes import make_config
 from polyv.recipes import plan as module
-from polyv.recipes.plan import STRATEGIES, Load, Plan, build, plan, run, to_table
+from polyv.recipes.plan import STRATEGIES, Load, Plan, build, freeze, plan, run, to_table
 from tests import tiny
 
 
@@ -240,3 +242,18 @@ def test_models_that_cannot_be_planned_are_refused(tmp_path, untraced):
 
 def test_every_strategy_splits_known_parts():
     assert {part for parts in STRATEGIES.values() for part in parts} == set(STATES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape, gpus, strategy, kind", [("7b", 8, "fsdp", "full")])
+def test_the_page_on_scale_says_what_the_plan_says(shape, gpus, strategy, kind, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
+    [section] = [part for part in page.split("### ") if part.startswith(shape.upper())]
+    [row] = re.findall(rf"^\| {gpus} \| {strategy} \| {kind} \| float32 \| (.*) \|$", section, re.MULTILINE)
+    make_config(shape).save_pretrained(tmp_path)
+    planned = plan(freeze(build(str(tmp_path), upcycle=True), kind, False, 16), gpus, strategy, Load())
+    *states, total = (round(size / 2**30, 1) for size in [*map(planned.memory.get, STATES), planned.total])
+    said = row.split(" | ")
+    assert said[:2] == [f"{planned.trainable / 1e9:.2f}", f"{planned.step_flops / 1e9:.1f}"]
+    assert [*map(float, said[2:5])] == states and float(said[7]) == total and said[8] == "fits"
+    assert f"{planned.parameters / 1e9:.2f}" in section.split("|")[0]
