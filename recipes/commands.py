@@ -90,12 +90,15 @@ def _merge(args: argparse.Namespace, rest: list[str]) -> None:
     print(upcycle_to_disk(args.base, args.out, {k: v for k, v in merge.items() if v}, args.seed, **given))
 
 
+LESS_STILL = "of videos: less what the first frame held still would give: what a clip tells beyond it"
+
+
 def _cache(args: argparse.Namespace, rest: list[str]) -> None:
     from polyv.recipes.synergy import contents_of
     from polyv.recipes.targets import build_cache
     from polyv.recipes.teachers import load_teacher
 
-    settings = {name: getattr(args, name) for name in ("frames", "views") if getattr(args, name) is not None}
+    settings = {name: getattr(args, name) for name in ("frames", "views", "less_still") if getattr(args, name)}
     teacher = load_teacher(args.teacher, args.device, **settings)
     print(build_cache(teacher, contents_of(args.dataset, teacher.modality), args.out, args.regions))
 
@@ -103,7 +106,8 @@ def _cache(args: argparse.Namespace, rest: list[str]) -> None:
 def _probe(args: argparse.Namespace, rest: list[str]) -> None:
     from polyv.recipes.probe import run
 
-    run(args.teacher, args.train, args.test, args.out, args.seed)
+    settings = {"less_still": True} if args.less_still else {}
+    run(args.teacher, args.train, args.test, args.out, args.seed, settings=settings)
 
 
 def _plan(args: argparse.Namespace, rest: list[str]) -> None:
@@ -267,6 +271,7 @@ polyv.recipes.teacher_spatial); or the truth of the simulated world, an upper bo
     cache.add_argument(
         "--views", metavar="N", type=int, help="views of a scene that it looks at, at most (default: 8)"
     )
+    cache.add_argument("--less-still", action="store_true", help=LESS_STILL)
     cache.add_argument("--device", default="cpu", help="where it runs (default: %(default)s)")
     probe = command(
         teachers,
@@ -284,4 +289,5 @@ and for a network of the same shape that was never trained.""",
     probe.add_argument("--train", metavar="WORLD", type=Path, required=True, help="world to fit the probes on")
     probe.add_argument("--test", metavar="WORLD", type=Path, required=True, help="world to measure them on")
     probe.add_argument("--out", metavar="FILE", type=Path, default=Path("probe.json"), help="default: %(default)s")
+    probe.add_argument("--less-still", action="store_true", help=LESS_STILL)
     probe.add_argument("--seed", type=int, default=0, help="of the untrained network (default: %(default)s)")

@@ -10,7 +10,7 @@ each frame or view: whatever these know, too, is no merit of the teacher.
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,30 +104,42 @@ def explained(told: np.ndarray, truth: np.ndarray) -> float:
     return float(1 - np.square(told - truth).sum() / np.square(truth - truth.mean()).sum())
 
 
-def ranked(told: np.ndarray, truth: np.ndarray) -> float:
-    """AUC: how often a yes is ranked above a no; 0.5 for who knows nothing."""
+def ranked(told: np.ndarray, truth: np.ndarray) -> float | None:
+    """AUC: how often a yes is ranked above a no; 0.5 for who knows nothing, None where there is only one of them."""
     yes, no = told[truth > 0.5], told[truth <= 0.5]
     if not len(yes) or not len(no):
-        return float("nan")
+        return None
     return float((np.sign(yes[:, None] - no[None]).mean() + 1) / 2)
 
 
 def probe(
     train: tuple[np.ndarray, dict[str, np.ndarray]], test: tuple[np.ndarray, dict[str, np.ndarray]]
-) -> dict[str, float]:
-    """Of each target, AUC where it is yes-or-no (its name ends with "?"), else R², on the test rows."""
+) -> dict[str, float | None]:
+    """Of each target, AUC where it is yes-or-no (its name ends with "?"), else R², on the test rows; None where none of
+    them, or of those it is fitted on, can tell."""
     mean, deviation = train[0].mean(0), train[0].std(0) + 1e-6
     fitted, measured = ((features - mean) / deviation for features in (train[0], test[0]))
-    scores = {}
+    scores: dict[str, float | None] = {}
     for name in test[1]:
         known, asked = (~np.isnan(targets[name]) for targets in (train[1], test[1]))
+        if known.sum() < 2 or not asked.any():
+            scores[name] = None
+            continue
         weights, offset = fit_ridge(fitted[known], train[1][name][known])
         told, truth = measured[asked] @ weights + offset, test[1][name][asked]
         scores[name] = ranked(told, truth) if name.endswith("?") else explained(told, truth)
     return scores
 
 
-def run(teacher: str, train: Path, test: Path, out: Path, seed: int = 0, scenes: int = 1500) -> dict:
+def run(
+    teacher: str,
+    train: Path,
+    test: Path,
+    out: Path,
+    seed: int = 0,
+    scenes: int = 1500,
+    settings: Mapping[str, Any] | None = None,
+) -> dict:
     """Probe `teacher` and what stands beside it, print a table and write it to `out` as JSON.
 
     Args:
@@ -137,6 +149,7 @@ def run(teacher: str, train: Path, test: Path, out: Path, seed: int = 0, scenes:
         out: file to write.
         seed: of the untrained network.
         scenes: at most so many of `train`.
+        settings: of the teacher, see `load_teacher`.
 
     Raises:
         ValueError: both worlds are of one split, or the teacher is ground truth.
@@ -148,12 +161,14 @@ def run(teacher: str, train: Path, test: Path, out: Path, seed: int = 0, scenes:
         raise ValueError(
             f"test={test}: it is of the {kinds[1]} split like train={train}; give a world of another split."
         )
-    loaded = load_teacher(teacher)
-    networks = {"teacher": loaded, "untrained": _untrained(loaded, teacher, seed)}
+    settings = dict(settings or {})
+    loaded = load_teacher(teacher, **settings)
+    networks = {"teacher": loaded, "untrained": _untrained(load_teacher(teacher, **settings), seed)}
     data = [_collect(networks, world, limit) for world, limit in ((train, scenes), (test, None))]
     scores = {name: probe((data[0][0][name], data[0][1]), (data[1][0][name], data[1][1])) for name in data[0][0]}
     report = {
         "teacher": teacher,
+        **settings,
         "modality": loaded.modality,
         "n": {name: int((~np.isnan(values)).sum()) for name, values in data[1][1].items()},
         "metrics": {name: "AUC" if name.endswith("?") else "R2" for name in data[1][1]},
@@ -173,15 +188,15 @@ def table(report: dict) -> str:
     columns = list(report["scores"])
     lines = [f"| {' | '.join(['target', 'n', 'metric', *columns])} |", "|" + "---|" * (3 + len(columns))]
     for name, metric in report["metrics"].items():
-        cells = [f"{report['scores'][column][name]:.2f}" for column in columns]
+        scores = [report["scores"][column][name] for column in columns]
+        cells = ["" if score is None else f"{score:.2f}" for score in scores]
         lines.append(f"| {' | '.join([name, str(report['n'][name]), metric.replace('2', '²'), *cells])} |")
     return "\n".join(lines)
 
 
-def _untrained(teacher: Teacher, name: str, seed: int) -> Teacher:
-    """A teacher of the same shape with fresh weights."""
-    fresh = load_teacher(name)
-    model = next(part for part in vars(fresh).values() if isinstance(part, nn.Module))
+def _untrained(teacher: Teacher, seed: int) -> Teacher:
+    """The teacher, with fresh weights."""
+    model = next(part for part in vars(teacher).values() if isinstance(part, nn.Module))
     torch.manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
@@ -189,7 +204,7 @@ def _untrained(teacher: Teacher, name: str, seed: int) -> Teacher:
                 nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
             else:
                 weight.fill_(1.0 if weight.mean() > 0.5 else 0.0)  # of norms, and of biases
-    return fresh
+    return teacher
 
 
 def _collect(

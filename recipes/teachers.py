@@ -62,6 +62,8 @@ class VJEPA2Teacher:
         name: folder or Hub name of a `VJEPA2Model`.
         frames: how many frames of a clip it looks at, an even number; None takes the config's.
         device: where it runs.
+        less_still: subtract the features of a clip in which the first frame stands still. What is left is what a clip
+            tells beyond its first frame.
 
     Raises:
         ValueError: `frames` is odd or below 2: the last frame of an odd number is dropped by the model silently.
@@ -69,7 +71,9 @@ class VJEPA2Teacher:
 
     modality: Literal["video", "scene"] = "video"
 
-    def __init__(self, name: str, frames: int | None = None, device: str | torch.device = "cpu"):
+    def __init__(
+        self, name: str, frames: int | None = None, device: str | torch.device = "cpu", less_still: bool = False
+    ):
         self.model = AutoModel.from_pretrained(name, dtype=torch.float32).eval().requires_grad_(False).to(device)
         self.processor = AutoVideoProcessor.from_pretrained(name)
         config = self.model.config
@@ -80,14 +84,17 @@ class VJEPA2Teacher:
                 f"{name}."
             )
         self.name, self.size = name, config.hidden_size
-        self.fingerprint = fingerprint(self.model.encoder, frames=self.frames)
+        self.less_still = less_still
+        settings = {"less_still": True} if less_still else {}
+        self.fingerprint = fingerprint(self.model.encoder, frames=self.frames, **settings)
 
     @torch.no_grad()
     def __call__(self, medium: Any) -> torch.Tensor:
         clip = read_clip(medium, self.frames, self.processor)
-        features = self.model.get_vision_features(clip[None].to(self.model.device))
+        clips = torch.stack([clip, clip[:1].expand_as(clip)]) if self.less_still else clip[None]
+        features, *still = self.model.get_vision_features(clips.to(self.model.device))
         side = self.model.config.crop_size // self.model.config.patch_size
-        return features[0].unflatten(0, (-1, side, side)).float().cpu()
+        return (features - still[0] if still else features).unflatten(0, (-1, side, side)).float().cpu()
 
 
 def read_clip(medium: Any, frames: int, processor: Any) -> torch.Tensor:
@@ -187,7 +194,7 @@ def load_teacher(name: str, device: str | torch.device = "cpu", **settings: Any)
     Args:
         name: of the checkpoint; or "world:temporal" or "world:spatial", see `polyv.recipes.oracle`.
         device: where it runs.
-        settings: of the teacher: `frames` of a temporal one, `views` of a spatial one.
+        settings: of the teacher: `frames` and `less_still` of a temporal one, `views` of a spatial one.
 
     Raises:
         FileNotFoundError: there is no such folder.

@@ -71,6 +71,17 @@ def test_a_clip_of_fewer_frames_repeats_some(vjepa, tmp_path):
     assert VJEPA2Teacher(str(vjepa))(tmp_path / "short.mp4").shape == (4, 4, 4, 48)
 
 
+def test_less_still_leaves_what_a_clip_tells_beyond_its_first_frame(vjepa, clip, tmp_path):
+    plain, teacher = VJEPA2Teacher(str(vjepa)), load_teacher(str(vjepa), less_still=True)
+    assert teacher.fingerprint != plain.fingerprint
+    first = read_clip(clip, 8, plain.processor)[:1].expand(8, -1, -1, -1)
+    with torch.no_grad():
+        still = plain.model.get_vision_features(first[None])[0].unflatten(0, (4, 4, 4))
+    assert torch.allclose(teacher(clip), plain(clip) - still, atol=1e-5) and teacher(clip).abs().max() > 1e-3
+    write_video(tmp_path / "still.mp4", np.full((8, 32, 32, 3), 100, np.uint8), 8.0)
+    assert teacher(tmp_path / "still.mp4").abs().max() < 1e-3
+
+
 @pytest.mark.parametrize("frames", [0, 1, 7])
 def test_an_odd_number_of_frames_is_refused(vjepa, frames):
     with pytest.raises(ValueError, match=f"frames={frames}: expected a multiple of 2"):
