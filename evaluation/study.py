@@ -156,7 +156,8 @@ class Run:
     def needs(self) -> list["Run"]:
         """The runs that must be done before."""
         steps = {step["name"]: step for step in self.study.steps}
-        text = json.dumps([self.step.get("set", {}), self.step.get("from", "")])
+        common = self.study.common if self.step.get("stage") in STAGES else {}
+        text = json.dumps([common, self.step.get("set", {}), self.step.get("from", "")])
         named = set(re.findall(r"{([\w-]+)}", text)) | {self.step.get("from")}
         return [Run(self.study, steps[name], self.case, self.seed) for name in steps if name in named]
 

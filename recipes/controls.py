@@ -1,9 +1,10 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
-"""Controls of a study, as data: rows whose teachers see another content, or whose student does.
+"""Controls of a study, as data: rows whose teachers see another content, or whose student does; or fewer rows.
 
 shuffled   teachers see another row's content ("teachers"), of those that show the same kinds of media and are asked the
            same: what is left of a gain is no merit of what they saw
 blind      the media of a conversation are another row's, of the same kinds: what is left is what words tell
+sample     a share of the rows, drawn at random; a smaller share of the same seed is part of a larger
 """
 
 import json
@@ -17,45 +18,64 @@ import numpy as np
 from polyv.recipes.data import MEDIA, RowError
 
 
-Control = Literal["shuffled", "blind"]
+Control = Literal["shuffled", "blind", "sample"]
 
 
-def write_control(control: Control, dataset: str | os.PathLike, out: str | os.PathLike, seed: int) -> Path:
+def write_control(
+    control: Control, dataset: str | os.PathLike, out: str | os.PathLike, seed: int, share: float | str = 1.0
+) -> Path:
     """Write the control of a JSONL file beside it or elsewhere, under a temporary name first.
 
     Args:
         control: which one.
         dataset: JSONL file of the rows.
         out: JSONL file to write; its paths are made relative to its folder.
-        seed: of who gets whose.
+        seed: of who gets whose, or of what is drawn.
+        share: of the rows, for "sample": above 0, to 1.
 
     Returns:
         `out`.
 
     Raises:
-        ValueError: `control` is neither; for "shuffled", no row names a content.
+        ValueError: `control` is none of these; for "shuffled", no row names a content; `share` is impossible, or would
+            leave no row.
     """
-    if control not in ("shuffled", "blind"):
-        raise ValueError(f"control={control}: expected shuffled or blind.")
+    if control not in ("shuffled", "blind", "sample"):
+        raise ValueError(f"control={control}: expected shuffled, blind or sample.")
     dataset, out = Path(dataset), Path(out)
     rows = [json.loads(line) for line in dataset.read_text(encoding="utf-8").splitlines() if line.strip()]
-    groups: dict[tuple, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        if control == "blind" or row.get("content"):
-            groups[_likeness(row, control)].append(index)
-    if not groups:
-        raise RowError(f"{dataset}: no row names a content, so there is nothing to shuffle.")
     rng = np.random.default_rng(seed)
-    donors = {index: donor for group in groups.values() for index, donor in _pair(group, rows, rng)}
+    made = _sample(rows, float(share), rng) if control == "sample" else _swap(rows, control, rng)
+    if not made:
+        cause = "no row names a content, so there is nothing to shuffle"
+        if control == "sample":
+            cause = f"share={share} of its {len(rows)} rows is none"
+        raise RowError(f"{dataset}: {cause}.")
     base = os.path.relpath(dataset.absolute().parent, out.absolute().parent)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.tmp")
     with partial.open("w", encoding="utf-8") as file:
-        for index, row in enumerate(rows):
-            donor = rows[donors.get(index, index)]
-            file.write(json.dumps(_moved(_swapped(row, donor, control), base), ensure_ascii=False) + "\n")
+        for row in made:
+            file.write(json.dumps(_moved(row, base), ensure_ascii=False) + "\n")
     partial.replace(out)
     return out
+
+
+def _sample(rows: list[dict[str, Any]], share: float, rng: np.random.Generator) -> list[dict[str, Any]]:
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share}: expected a number above 0, at most 1.")
+    chosen = rng.permutation(len(rows))[: round(share * len(rows))]
+    return [rows[index] for index in sorted(chosen)]
+
+
+def _swap(rows: list[dict[str, Any]], control: Control, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """All rows, each with what another of its likeness has; none where there is nothing to swap."""
+    groups: dict[tuple, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        if control == "blind" or row.get("content"):
+            groups[_likeness(row, control)].append(index)
+    donors = {index: donor for group in groups.values() for index, donor in _pair(group, rows, rng)}
+    return [_swapped(row, rows[donors.get(index, index)], control) for index, row in enumerate(rows) if groups]
 
 
 def _likeness(row: dict[str, Any], control: Control) -> tuple:

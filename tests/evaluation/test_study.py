@@ -61,6 +61,8 @@ def test_runs_come_in_order_and_know_what_they_need(tmp_path, monkeypatch):
         "output_dir": "runs/video/seed-1/full",
         "seed": 1,
     }
+    shared = Study(**{**SETTINGS, "common": {"dataset": ["{swapped}"]}}).runs()
+    assert [need.name for need in shared[0].needs()] == ["video/seed-0/swapped"] and shared[4].needs() == []
     assert not full.is_done() and study.runs()[8].is_done() and study.runs()[8].folder == Path("start")
 
 

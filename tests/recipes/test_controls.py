@@ -93,9 +93,23 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(rows, tmp_path):
 
 
 def test_what_cannot_be_is_refused(rows, tmp_path):
-    with pytest.raises(ValueError, match="control=deaf: expected shuffled or blind"):
+    with pytest.raises(ValueError, match="control=deaf: expected shuffled, blind or sample"):
         write_control("deaf", rows, tmp_path / "x.jsonl", seed=0)
     (tmp_path / "none.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "a"}]}) + "\n")
     with pytest.raises(RowError, match="no row names a content"):
         write_control("shuffled", tmp_path / "none.jsonl", tmp_path / "x.jsonl", seed=0)
     assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_a_smaller_sample_is_part_of_a_larger(rows, tmp_path):
+    def ids(share: float | str) -> list:
+        made = read_rows(write_control("sample", rows, tmp_path / f"{share}.jsonl", seed=1, share=share))
+        return [media_names(row)[0] for row in made]
+
+    one, some, whole = ids("0.1"), ids(0.5), ids(1.0)
+    assert (len(one), len(some), len(whole)) == (1, 6, 12) and set(one) < set(some) < set(whole)
+    assert whole == [media_names(row)[0] for row in read_rows(rows)]
+    for share, message in ((0.0, "share=0.0: expected a number above 0"), (0.01, "share=0.01 of its 12 rows is none")):
+        with pytest.raises(ValueError, match=message):
+            write_control("sample", rows, tmp_path / "none.jsonl", seed=0, share=share)
+    assert not (tmp_path / "none.jsonl").exists()
