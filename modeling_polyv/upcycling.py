@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from logging import LogRecord
 from typing import Any
 
 import torch
@@ -76,6 +77,10 @@ def _model_type(name, hub: dict[str, Any]) -> str | None:
     return PreTrainedConfig.get_config_dict(name, **hub)[0].get("model_type")
 
 
+def _is_error(record: LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
+
+
 def upcycle(
     cls,
     load: Callable,
@@ -117,15 +122,16 @@ def upcycle(
     register_checkpoint_conversion_mapping(
         cls.__name__, [*renamings, *_converters(config.text_config)], overwrite=True
     )
+    # Its report would list the new weights as if something had gone wrong. Not by its level, which transformers reads to
+    # decide what else to report.
     reporter = logging.get_logger("transformers.modeling_utils")
-    level = reporter.level
-    reporter.setLevel(logging.ERROR)  # its report would list the new weights as if something had gone wrong
+    reporter.addFilter(_is_error)
     try:
         model, info = load(
             pretrained_model_name_or_path, *model_args, config=config, output_loading_info=True, **kwargs
         )
     finally:
-        reporter.setLevel(level)
+        reporter.removeFilter(_is_error)
         register_checkpoint_conversion_mapping(cls.__name__, [], overwrite=True)
     # Saving would reverse the conversions of the load, and `CopyToExperts` has no reverse: a PolyV is saved as it is.
     model._weight_conversions = []

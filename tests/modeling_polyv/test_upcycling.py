@@ -3,6 +3,7 @@
 names: 3B ties its embeddings, 7B does not; both use the legacy names and a flat config.json (`tiny.publish`)."""
 
 import json
+import logging
 
 import pytest
 import torch
@@ -199,6 +200,19 @@ def test_a_failed_load_leaves_later_loads_alone(checkpoint, tmp_path):
         assert "model.language_model.layers.3.mlp.experts.gate_up_proj" in load_file(
             tmp_path / folder / "model.safetensors"
         )
+
+
+def test_a_whole_checkpoint_is_upcycled_without_a_warning(checkpoint, caplog):
+    reporters = [logging.getLogger(f"transformers.{name}") for name in ("modeling_utils", "distributed")]
+    before = [(each.level, list(each.filters)) for each in reporters]
+    transformers_logger = logging.getLogger("transformers")
+    transformers_logger.addHandler(caplog.handler)  # which does not hand on to the root
+    try:
+        PolyVForConditionalGeneration.from_pretrained(checkpoint, synergy_token_id=tiny.SYNERGY)
+    finally:
+        transformers_logger.removeHandler(caplog.handler)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert [(each.level, list(each.filters)) for each in reporters] == before
 
 
 def test_a_checkpoint_without_tokenizer_and_with_few_rows_has_no_synergy(checkpoint, caplog):
