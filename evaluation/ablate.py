@@ -5,6 +5,7 @@ Every run is a process of its own with one thread, and resumes from its last che
 any time, and the same command goes on. The table is written anew after each arm.
 """
 
+import fcntl
 import json
 import os
 import subprocess
@@ -83,6 +84,8 @@ def _work(jobs: list[Run], workers: int, is_late: Callable[[], bool], config: st
     finally:
         for process in running:
             process.terminate()
+        for process in running:
+            process.wait()
         bar.close()
     return list(failed.values())
 
@@ -103,8 +106,15 @@ def _start(job: Run, config: str) -> subprocess.Popen:
 
 
 def work_on(study: Study, name: str) -> None:
-    """One run in this process: train, unless that is done; measure, where it is an arm."""
+    """One run in this process: train, unless that is done; measure, where it is an arm. Where another process still works
+    on it, as one that outlived its killed parent, this one waits."""
     job = next(run for run in study.runs() if run.name == name)
+    with job.beside("lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _work_on(study, job)
+
+
+def _work_on(study: Study, job: Run) -> None:
     started = time.monotonic()
     if not job.is_done():
         _train(job)

@@ -3,6 +3,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,7 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
 def _ablate(args: argparse.Namespace, rest: list[str]) -> None:
     from polyv.evaluation.ablate import run
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else its runs would go on without it
     results = run(args.config, args.workers, args.hours)
     print(f"{len(results['seconds'])} arms measured so far")
 

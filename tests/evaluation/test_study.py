@@ -1,8 +1,13 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """Studies: what runs before what, what is done, and what stands in the table."""
 
+import fcntl
 import json
+import os
 import shutil
+import signal
+import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -154,6 +159,41 @@ def test_a_wider_model_computes_the_same_and_costs_what_two_experts_do(dense, tm
     assert down.grad[..., config.intermediate_size :].abs().sum() > 0  # what is new learns
     with pytest.raises(ValueError, match="expected a PolyV without experts"):
         widen(tmp_path / "wide", tmp_path / "wider")
+
+
+def test_a_study_that_is_stopped_ends_its_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("study.yaml").write_text(yaml.safe_dump(SETTINGS))
+    started = []
+
+    def start(job, config):
+        started.append(subprocess.Popen(["sleep", "60"]))
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return started[-1]
+
+    monkeypatch.setattr(ablate, "_start", start)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(["ablate", "--config", "study.yaml"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 143 and [process.poll() for process in started] == [-signal.SIGTERM]
+
+
+def test_a_run_waits_for_who_works_on_it_already(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study, worked = Study(**SETTINGS), threading.Event()
+    job = study.runs()[0]
+    monkeypatch.setattr(ablate, "_work_on", lambda study, job: worked.set())
+    job.folder.parent.mkdir(parents=True)
+    with job.beside("lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread = threading.Thread(target=ablate.work_on, args=(study, job.name))
+        thread.start()
+        assert not worked.wait(0.3)
+    thread.join(5)
+    assert worked.is_set()
 
 
 @pytest.mark.slow
