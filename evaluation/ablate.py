@@ -20,7 +20,7 @@ import yaml
 from tqdm import tqdm
 
 from polyv.ask import answer, load
-from polyv.evaluation.evaluate import ask_all, asked, make_request, score, write_whole
+from polyv.evaluation.evaluate import ask_all, asked, make_request, score, write_answers, write_whole
 from polyv.evaluation.evaluate import run as evaluate
 from polyv.evaluation.results import write_results
 from polyv.evaluation.study import STAGES, Run, Study
@@ -124,9 +124,10 @@ def _work_on(study: Study, job: Run) -> None:
             continue
         if test.questions is None:
             world = Path(study.test["world"])
-            evaluate(str(job.folder), "all", study.test["seed"], study.test["n"], test.report, world=world)
+            seed, n = study.test["seed"], study.test["n"]
+            evaluate(str(job.folder), "all", seed, n, test.report, world=world, answers=test.answers)
         else:
-            measure(str(job.folder), test.questions, test.report)
+            measure(str(job.folder), test.questions, test.report, test.answers)
 
 
 def _train(job: Run) -> None:
@@ -161,9 +162,9 @@ def _note_seconds(job: Run, seconds: float) -> None:
     file.write_text(f"{before + seconds:.1f}\n")
 
 
-def measure(model: str, questions: Path, out: Path, batch_size: int = 32) -> dict[str, Any]:
-    """Ask a model all questions of a JSONL file (rows as in a world's questions.jsonl) and write its report, as
-    `polyv evaluate` does for a world's."""
+def measure(model: str, questions: Path, out: Path, answers: Path, batch_size: int = 32) -> dict[str, Any]:
+    """Ask a model all questions of a JSONL file (rows as in a world's questions.jsonl) and write its report and its
+    answers, as `polyv evaluate` does for a world's."""
     rows = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
     rows = [{**row, "messages": locate_media(row["messages"], questions.parent)} for row in rows]
     loaded, processor = load(model)
@@ -173,8 +174,9 @@ def measure(model: str, questions: Path, out: Path, batch_size: int = 32) -> dic
 
     request = make_request(model, loaded, sorted({row["suite"] for row in rows}), 0, len(rows), questions, rows)
     partial = out.with_name(out.name + ".partial.jsonl")
-    answers = ask_all(rows, batch_size, request, partial, ask)
-    report = score(rows, [answers[row["id"]] for row in rows]) | {"model": model, "questions": str(questions)}
+    given = ask_all(rows, batch_size, request, partial, ask)
+    report = score(rows, [given[row["id"]] for row in rows]) | {"model": model, "questions": str(questions)}
+    write_answers(answers, rows, given)
     write_whole(out, json.dumps(report, indent=2) + "\n")
     partial.unlink()
     return report

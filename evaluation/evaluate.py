@@ -27,7 +27,14 @@ PRIOR = Path(priors.__file__).with_name("priors.json")
 
 
 def run(
-    model: str, suites: str, seed: int, n: int, out: Path, world: Path | None = None, batch_size: int = 16
+    model: str,
+    suites: str,
+    seed: int,
+    n: int,
+    out: Path,
+    world: Path | None = None,
+    batch_size: int = 16,
+    answers: Path | None = None,
 ) -> dict:
     """Measure `model` on `n` test questions of each of `suites`, print a table and write it to `out` as JSON.
 
@@ -42,6 +49,7 @@ def run(
         out: file to write; it appears only once it is whole.
         world: folder of the test world, made where it is not there. Default: data/evaluation-`seed`-`n`.
         batch_size: questions a batch.
+        answers: JSONL file to write, of each question with what the model answered, see `write_answers`.
 
     Returns:
         What `out` holds: `{"suites": {name: {"accuracy", "n", "interval", "prior"}}, "templates": (the same for
@@ -56,6 +64,8 @@ def run(
     names = parse_suites(suites)
     check_at_least_one(n=n, batch_size=batch_size)
     check_out(out)
+    if answers is not None:
+        check_out(answers, "answers")
     folder = world or default_world(seed, n)
     there = check_world(folder, seed)
     logging.disable_progress_bar()
@@ -70,8 +80,10 @@ def run(
         answer_one(model, loaded, processor, messages, max_new_tokens=1)  # refuse now, not after hours
     request = make_request(model, loaded, names, seed, n, folder, questions)
     partial = out.with_name(out.name + ".partial.jsonl")
-    answers = ask_all(questions, batch_size, request, partial, ask)
-    report = score(questions, [answers[row["id"]] for row in questions]) | {"model": model, "seed": seed}
+    given = ask_all(questions, batch_size, request, partial, ask)
+    report = score(questions, [given[row["id"]] for row in questions]) | {"model": model, "seed": seed}
+    if answers is not None:
+        write_answers(answers, questions, given)
     write_whole(out, json.dumps(report, indent=2) + "\n")
     partial.unlink()
     print(table(report))
@@ -112,6 +124,14 @@ def score(questions: list[dict], answers: list[str]) -> dict:
         "mean_accuracy": sum(row["accuracy"] for row in by_suite.values()) / len(by_suite),
         "mean_prior": sum(row["prior"] for row in by_suite.values()) / len(by_suite),
     }
+
+
+def write_answers(out: Path, questions: list[dict], given: dict[str, str]) -> None:
+    """Write a JSONL file of the questions' "id", "suite", "template", "question", "answer" (the true one), and "given",
+    the model's, by the question's id."""
+    keys = ("id", "suite", "template", "question", "answer")
+    rows = ({**{key: row[key] for key in keys}, "given": given[row["id"]]} for row in questions)
+    write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def table(report: dict) -> str:
@@ -221,12 +241,12 @@ def check_at_least_one(**numbers: int) -> None:
             raise ValueError(f"{argument}={number}: expected at least 1.")
 
 
-def check_out(out: Path) -> None:
+def check_out(out: Path, argument: str = "out") -> None:
     """Refuse a file that cannot be written, before hours are spent on what it is to hold."""
     there = next(folder for folder in out.resolve().parents if folder.exists())
     if out.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
         fault = "is a folder" if out.is_dir() else f"cannot be written in {there}"
-        raise ValueError(f"out={out}: it {fault}. Give another file to write the report to.")
+        raise ValueError(f"{argument}={out}: it {fault}. Give another file to write.")
 
 
 def _check_prior(prior: dict, questions: list[dict]) -> None:

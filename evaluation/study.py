@@ -113,6 +113,11 @@ class Test:
     questions: Path | None
     report: Path
 
+    @property
+    def answers(self) -> Path:
+        """All questions with what was answered, a JSONL file beside the report."""
+        return self.report.with_name(self.report.name.replace("report.json", "answers.jsonl"))
+
 
 @dataclass
 class Run:

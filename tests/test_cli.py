@@ -188,13 +188,15 @@ def test_pretrain_hands_on_everything_after_it(calls):
 
 def test_evaluate_and_export_pass_their_options(calls):
     cli.main(["evaluate", "--model", "m", "--suites", "scene_qa", "--seed", "5", "--n", "7", "--out", "r.json"])
+    cli.main(["evaluate", "--model", "m", "--answers", "a.jsonl"])
     cli.main(["export", "m", "out"])
     cli.main(["export", "m", "out", "--dtype", "bfloat16"])
     assert calls[0] == (
         "polyv.evaluation.evaluate",
         ("m", "scene_qa", 5, 7, Path("r.json")),
-        {"world": None, "batch_size": 16},
+        {"world": None, "batch_size": 16, "answers": None},
     )
+    assert calls.pop(1)[2]["answers"] == Path("a.jsonl")
     assert [call[1] for call in calls[1:]] == [("m", Path("out"), None), ("m", Path("out"), "bfloat16")]
 
 

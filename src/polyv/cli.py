@@ -78,7 +78,8 @@ def _world_show(args: argparse.Namespace, rest: list[str]) -> None:
 def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
     from polyv.evaluation.evaluate import run
 
-    run(args.model, args.suites, args.seed, args.n, args.out, world=args.world, batch_size=args.batch_size)
+    options = {"world": args.world, "batch_size": args.batch_size, "answers": args.answers}
+    run(args.model, args.suites, args.seed, args.n, args.out, **options)
 
 
 def _ablate(args: argparse.Namespace, rest: list[str]) -> None:
@@ -263,6 +264,7 @@ embodied_qa, temporal_image""",
     _add_questions(parser, n=300)
     text = "report to write (default: %(default)s)"
     parser.add_argument("--out", metavar="FILE", type=Path, default=Path("report.json"), help=text)
+    parser.add_argument("--answers", metavar="FILE", type=Path, help="JSONL file of all questions with their answers")
 
 
 def _add_ablate(commands) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from polyv.ask import media_of
 from polyv.evaluation.evaluate import PRIOR, run, score, table
-from polyv.evaluation.metrics import wilson_interval
+from polyv.evaluation.metrics import normalise, wilson_interval
 from polyv.evaluation.suites import SUITES
 from polyv.world import priors
 from tests.evaluation.tiny_llava import ONE_IMAGE, save_llava
@@ -69,6 +69,7 @@ def test_a_kind_of_question_that_the_prior_does_not_know_is_refused():
         ({"batch_size": 0}, "batch_size=0: expected at least 1"),
         ({"out": "."}, "is a folder"),
         ({"out": "file/report.json"}, "cannot be written in"),
+        ({"answers": Path()}, "answers=.: it is a folder"),
     ],
 )
 def test_arguments_are_checked_before_anything_is_made(changed, message, tmp_path, monkeypatch):
@@ -76,7 +77,7 @@ def test_arguments_are_checked_before_anything_is_made(changed, message, tmp_pat
     (tmp_path / "file").write_text("")
     arguments = {"n": 1, "batch_size": 1, "out": "new/report.json"} | changed
     with pytest.raises(ValueError, match=message):
-        run("no-model", "all", 0, arguments["n"], Path(arguments["out"]), batch_size=arguments["batch_size"])
+        run("no-model", "all", 0, **{**arguments, "out": Path(arguments["out"])})
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -106,13 +107,19 @@ def test_both_kinds_of_model_are_measured_and_the_same_seed_gives_the_same_repor
     reports = []
     for name, batch_size in (("a", 4), ("b", 4)):
         out = tmp_path / name / "report.json"
-        run(model, ",".join(names), 3, 2, out, world=small_world, batch_size=batch_size)
+        answers = tmp_path / "answers.jsonl" if name == "b" else None
+        run(model, ",".join(names), 3, 2, out, world=small_world, batch_size=batch_size, answers=answers)
         reports.append(json.loads(out.read_text()))
         assert [path.name for path in out.parent.iterdir()] == ["report.json"]
     assert reports[0] == reports[1]
     assert list(reports[0]["suites"]) == names
     assert all(set(scores) == {"accuracy", "n", "interval", "prior"} for scores in reports[0]["suites"].values())
     assert reports[0]["model"] == model and reports[0]["seed"] == 3
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert Counter(row["suite"] for row in rows) == dict.fromkeys(names, 2)
+    for name, scores in reports[0]["suites"].items():
+        right = [normalise(row["given"]) == normalise(row["answer"]) for row in rows if row["suite"] == name]
+        assert sum(right) / 2 == scores["accuracy"]
     assert "mean" in capsys.readouterr().out
 
 

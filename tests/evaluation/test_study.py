@@ -240,5 +240,7 @@ def test_a_study_runs_is_interrupted_and_goes_on(dense, data, tmp_path, monkeypa
     assert Path("runs/seed-0/full.report.json").stat().st_mtime_ns == written
     results = json.loads(Path("results.json").read_text())["results"]
     assert {row["arm"] for row in results} == {"full", "bad"} and {row["n"] for row in results} == {3}
+    (answers,) = Path("runs/seed-0").glob("full.answers.jsonl")
+    assert len(answers.read_text().splitlines()) == 3
     assert AutoConfig.from_pretrained("runs/seed-0/full").text_config.num_experts == 2
     assert ablate.run("study.yaml", hours=0.0)["results"] == results
