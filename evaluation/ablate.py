@@ -22,6 +22,7 @@ from tqdm import tqdm
 from polyv.ask import answer, load
 from polyv.evaluation.evaluate import ask_all, asked, make_request, score, write_answers, write_whole
 from polyv.evaluation.evaluate import run as evaluate
+from polyv.evaluation.measurements import is_measured, read_kept
 from polyv.evaluation.results import write_results
 from polyv.evaluation.study import STAGES, Run, Study
 from polyv.evaluation.suites import locate_media
@@ -47,7 +48,7 @@ def run(config: str | os.PathLike, workers: int | None = None, hours: float | No
     study.workers = workers or study.workers
     deadline = time.monotonic() + 3600 * (study.hours if hours is None else hours)
     limited = bool(study.hours if hours is None else hours)
-    jobs = [run for run in study.runs() if not _is_finished(run)]
+    jobs = _left(study)
     failed = _work(jobs, study.workers, lambda: limited and time.monotonic() > deadline, str(config))
     results = write_results(study, f"polyv ablate --config {config}")
     if failed:
@@ -55,8 +56,22 @@ def run(config: str | os.PathLike, workers: int | None = None, hours: float | No
     return results
 
 
-def _is_finished(run: Run) -> bool:
-    return run.is_done() and all(test.report.is_file() for test in run.tests())
+def _left(study: Study) -> list[Run]:
+    """What is to be run, in order: arms that are not measured, and what they build upon, where that is not there."""
+    kept = read_kept(study)
+    wanted: set[str] = set()
+
+    def want(run: Run) -> None:
+        wanted.add(run.name)
+        if not run.is_done():
+            for need in run.needs():
+                if not need.is_done():
+                    want(need)
+
+    for run in study.runs():
+        if not all(is_measured(run, test, kept) for test in run.tests()):
+            want(run)
+    return [run for run in study.runs() if run.name in wanted]
 
 
 def _work(jobs: list[Run], workers: int, is_late: Callable[[], bool], config: str) -> list[str]:

@@ -127,10 +127,10 @@ def score(questions: list[dict], answers: list[str]) -> dict:
 
 
 def write_answers(out: Path, questions: list[dict], given: dict[str, str]) -> None:
-    """Write a JSONL file of the questions' "id", "suite", "template", "question", "answer" (the true one), and "given",
-    the model's, by the question's id."""
-    keys = ("id", "suite", "template", "question", "answer")
-    rows = ({**{key: row[key] for key in keys}, "given": given[row["id"]]} for row in questions)
+    """Write a JSONL file of the questions' "id", "scene_id" (None where a question names none), "suite", "template",
+    "question", "answer" (the true one), and "given", the model's, by the question's id."""
+    keys = ("id", "scene_id", "suite", "template", "question", "answer")
+    rows = ({**{key: row.get(key) for key in keys}, "given": given[row["id"]]} for row in questions)
     write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 

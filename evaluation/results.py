@@ -2,7 +2,6 @@
 """The table of a study: what its arms reached so far, as JSON, Markdown and a picture."""
 
 import json
-import subprocess
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean, stdev
@@ -12,7 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from polyv.evaluation.evaluate import write_whole
-from polyv.evaluation.study import Run, Study, Test, measured
+from polyv.evaluation.measurements import gather
+from polyv.evaluation.study import Run, Study, Test
 
 
 def write_results(study: Study, command: str) -> dict[str, Any]:
@@ -22,15 +22,16 @@ def write_results(study: Study, command: str) -> dict[str, Any]:
     "command", "commit"}. Of one on files of questions: {"results": [{the fields of the case, "arm", "seed", "suite",
     "template", "accuracy", "n", "prior"}], "seconds", "command", "commit"}; the template is null in a suite's own row.
     """
-    reports = [(run, test, json.loads(test.report.read_text())) for run, test in measured(study)]
-    results = (_of_world if "world" in study.test else _of_questions)(reports)
+    found = gather(study)
+    results = (_of_world if "world" in study.test else _of_questions)(found)
     seconds: dict[str, dict[str, float]] = defaultdict(dict)
-    for run, _, _ in reports:
-        seconds[_label(run)][str(run.seed)] = _seconds(run)
-    results |= {"seconds": seconds, "command": command, "commit": _commit()}
+    for run, _, measured in found:
+        seconds[_label(run)][str(run.seed)] = measured["seconds"]
+    commits = sorted({measured["commit"] or "?" for _, _, measured in found})
+    results |= {"seconds": seconds, "command": command, "commit": ", ".join(commits)}
     out = Path(study.results)
     write_whole(out, json.dumps(results, indent=1) + "\n")
-    if reports:
+    if found:
         write_whole(out.with_suffix(".md"), to_markdown(results))
         draw(results, out.with_suffix(".png"))
     return results
@@ -40,53 +41,28 @@ def _label(run: Run) -> str:
     return " ".join([*run.case.values(), run.step["name"]])
 
 
-def _of_world(reports: list[tuple[Run, Test, dict]]) -> dict[str, Any]:
+def _of_world(found: list[tuple[Run, Test, dict]]) -> dict[str, Any]:
     arms: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
     prior, n = {}, {}
-    for run, _, report in reports:
-        suites = report["suites"]
+    for run, _, measured in found:
+        suites = measured["suites"]
         arms[run.step["name"]][str(run.seed)] = {name: suite["accuracy"] for name, suite in suites.items()}
         prior = {name: suite["prior"] for name, suite in suites.items()}
         n = {name: suite["n"] for name, suite in suites.items()}
     return {"arms": arms, "prior": prior, "n": n}
 
 
-def _of_questions(reports: list[tuple[Run, Test, dict]]) -> dict[str, Any]:
+def _of_questions(found: list[tuple[Run, Test, dict]]) -> dict[str, Any]:
     rows = []
-    for run, test, report in reports:
+    for run, test, measured in found:
         common = {**run.case, **test.fields, "arm": run.step["name"], "seed": run.seed}
-        for kind, named in (("suites", report["suites"]), ("templates", report["templates"])):
+        for kind, named in (("suites", measured["suites"]), ("templates", measured["templates"])):
             for name, scores in named.items():
                 suite, _, template = name.partition("/")
                 told = {key: scores[key] for key in ("accuracy", "n", "prior")}
                 rows.append({**common, "suite": suite, "template": template or None, **told})
                 assert (kind == "templates") == bool(template)
     return {"results": rows}
-
-
-def _seconds(run: Run) -> float:
-    """Of training: a run's own, and those of all that it builds upon."""
-    seen: dict[str, float] = {}
-
-    def add(job: Run) -> None:
-        file = job.beside("seconds")
-        seen[job.name] = float(file.read_text()) if file.is_file() else 0.0
-        for need in job.needs():
-            add(need)
-
-    add(run)
-    return round(sum(seen.values()), 1)
-
-
-def _commit() -> str | None:
-    """Of the code that ran, with "+" where it differs from what is committed."""
-    try:
-        named = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+"], cwd=Path(__file__).parent, capture_output=True, text=True
-        )
-    except OSError:
-        return None
-    return named.stdout.strip() or None
 
 
 def above_prior(accuracy: float, prior: float) -> float:

@@ -14,10 +14,11 @@ A study's YAML file has, beside its settings, `steps`, in the order of their imp
 a step.
 """
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ class Study:
         common: fields set in every stage's recipe.
         test: what arms are measured on: `world`, `seed` and `n` as of `polyv evaluate`; or `questions`, a JSONL file, with
             `tested: [image, video]` one for each, of which {tested} stands in the file's name.
-        results: JSON file of the table, with a Markdown file and a picture beside it.
+        results: JSON file of the table, with a Markdown file and a picture beside it, and what each run reached: see
+            `polyv.evaluation.measurements`.
     """
 
     out: str
@@ -184,6 +186,14 @@ class Run:
         """What a tool is told."""
         return self._fill(dict(self.step.get("set", {})))
 
+    def recipe(self) -> str:
+        """Tells apart what was made otherwise: of all that decides the run, its test and what it builds upon."""
+        stage = self.step.get("stage")
+        made = self.settings() if stage in STAGES else [self._start(), self.options()] if stage else self._start()
+        needs = [need.recipe() for need in self.needs()]
+        text = json.dumps([stage, made, needs, self.study.test], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     def start(self) -> Path:
         return Path(self._start())
 
@@ -211,9 +221,4 @@ class Run:
         return re.sub(r"{([\w-]+)}", lambda found: known.get(found[1], found[0]), value)
 
 
-def measured(study: Study) -> Iterator[tuple[Run, Test]]:
-    """All measurements that are done."""
-    return ((run, test) for run in study.runs() for test in run.tests() if test.report.is_file())
-
-
-__all__ = ["Run", "Study", "Test", "measured"]
+__all__ = ["Run", "Study", "Test"]

@@ -106,7 +106,8 @@ def _rows(
     for question in tested:
         row = {key: getattr(question, key) for key in ("suite", "template", "question", "answer")}
         name = f"{record.scene_id}-{question.suite}-{question.template}"
-        rows.append(("-questions", {"id": name, **row, "messages": _turn(question, kind, media)}))
+        named = {"id": name, "scene_id": record.scene_id, **row}
+        rows.append(("-questions", {**named, "messages": _turn(question, kind, media)}))
     return rows
 
 

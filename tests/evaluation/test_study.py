@@ -19,7 +19,7 @@ from polyv import PolyVForConditionalGeneration
 from polyv.cli import main
 from polyv.evaluation import ablate
 from polyv.evaluation.results import above_prior, to_markdown, write_results
-from polyv.evaluation.study import Study
+from polyv.evaluation.study import Study, Test
 from polyv.evaluation.widen import widen
 from tests.recipes.conftest import *  # noqa: F403
 
@@ -94,8 +94,18 @@ def report(accuracy: float) -> str:
     return json.dumps({"suites": suites, "templates": {f"{name}/x": scores for name, scores in suites.items()}})
 
 
+def put(test: Test, accuracy: float) -> None:
+    """As if an arm had been measured: two scenes, of two questions and of one, the first of them answered rightly."""
+    test.report.parent.mkdir(parents=True, exist_ok=True)
+    test.report.write_text(report(accuracy))
+    rows = [{"id": f"s-{n}", "scene_id": f"s{n // 2}", "question": "Is it?", "answer": "yes"} for n in range(3)]
+    given = [{**row, "given": "Yes." if n == 0 else "no"} for n, row in enumerate(rows)]
+    test.answers.write_text("".join(json.dumps(row) + "\n" for row in given))
+
+
 def test_the_table_has_what_was_measured(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text("max_steps: 1")
     world = {**SETTINGS, "cases": [{}], "test": {"world": "w", "seed": 0, "n": 4}}
     world["steps"] = [
         {"name": "base", "stage": "caption", "from": "start", "config": "recipe.yaml"},
@@ -104,8 +114,7 @@ def test_the_table_has_what_was_measured(tmp_path, monkeypatch):
     study = Study(**world)
     for run, accuracy in zip(study.runs()[2:], (0.6, 0.8), strict=True):
         (test,) = run.tests()
-        test.report.parent.mkdir(parents=True)
-        test.report.write_text(report(accuracy))
+        put(test, accuracy)
         (test.report.parent / "base.seconds").write_text("60\n")
         run.beside("seconds").write_text("30\n")
     results = write_results(study, "polyv ablate --config x")
@@ -121,12 +130,37 @@ def test_the_table_of_a_transfer_names_both_modalities(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = Study(**SETTINGS)
     untuned = study.runs()[8]
-    untuned.tests()[0].report.parent.mkdir(parents=True)
-    untuned.tests()[0].report.write_text(report(0.5))
+    put(untuned.tests()[0], 0.5)
     results = write_results(study, "x")
     row = {"labelled": "video", "tested": "image", "arm": "untuned", "seed": 0, "suite": "one", "template": None}
     assert results["results"][0] == {**row, "accuracy": 0.5, "n": 4, "prior": 0.5}
     assert "| video | image | all of one | 4 | 0.50 | 0.500 |" in to_markdown(results)
+
+
+def test_a_study_goes_on_from_what_is_kept(tmp_path, monkeypatch):
+    """As on another machine: the runs are gone, and what they reached was committed."""
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text("max_steps: 1")
+    study = Study(**SETTINGS)
+    full = study.runs()[-1]
+    for test in full.tests():
+        put(test, 0.5)
+    full.beside("seconds").write_text("30\n")
+    before = write_results(study, "x")
+    kept = Path("results.runs.jsonl").read_text()
+    assert [json.loads(line)["right"] for line in kept.splitlines()] == ["10 0", "10 0"]
+    Path("runs").rename("elsewhere")
+    assert write_results(study, "x") == before and Path("results.runs.jsonl").read_text() == kept
+    names = [run.name for run in ablate._left(study)]
+    assert names == [f"{case}/seed-{seed}/untuned" for case in ("video", "scene") for seed in (0, 1)]
+    # Made otherwise, it is another arm: what it builds upon comes before it.
+    Path("recipe.yaml").write_text("max_steps: 2")
+    assert [run.name for run in ablate._left(study)] == [
+        "video/seed-1/base", "video/seed-1/swapped", *names, "video/seed-1/full",
+    ]  # fmt: skip
+    Path("results.runs.jsonl").write_text(kept + "[1]\n")
+    with pytest.raises(ValueError, match=r"results.runs.jsonl, line 3: it is no measurement"):
+        write_results(study, "x")
 
 
 @pytest.fixture(scope="module")

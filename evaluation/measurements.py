@@ -1,0 +1,129 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""What the arms of a study reached, question by question: a file small enough to commit, from which the study's table is
+drawn, its arms are compared, and the study goes on where its runs are not at hand.
+
+`RESULTS.runs.jsonl`, beside a study's results, has a line for each measurement:
+
+    {"run": "temporal-video-image/seed-0/full", "tested": "image",
+     "recipe": "9c1f…",            # tells whether the study still says so: settings of the run and of all it builds upon
+     "questions": "77ab…",         # tells whether another arm was asked the same
+     "seconds": 913.2,             # of training
+     "commit": "1a2b3c4",          # of the code, with "+" where it differed
+     "suites": {…}, "templates": {…},                # as in the report of `polyv evaluate`
+     "right": "110 01 1…"}         # 1 a right answer; scenes are apart, in order of their names, and of their questions
+"""
+
+import hashlib
+import json
+import subprocess
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from polyv.evaluation.evaluate import write_whole
+from polyv.evaluation.metrics import normalise
+from polyv.evaluation.study import Run, Study, Test
+
+
+def kept_file(study: Study) -> Path:
+    """Where a study's measurements are kept."""
+    return Path(study.results).with_suffix(".runs.jsonl")
+
+
+def is_measured(run: Run, test: Test, kept: dict[tuple, dict[str, Any]]) -> bool:
+    """Whether what `test` gave is known: its report is there, or it is among `read_kept`."""
+    return test.report.is_file() or _key(run, test) in kept
+
+
+def read_kept(study: Study) -> dict[tuple, dict[str, Any]]:
+    """The measurements in `kept_file` of runs that are still as the study says.
+
+    Raises:
+        ValueError: a line is none.
+    """
+    file = kept_file(study)
+    if not file.is_file():
+        return {}
+    found = {}
+    runs = {run.name: run for run in study.runs()}
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            if row["run"] in runs and runs[row["run"]].recipe() == row["recipe"]:
+                found[row["run"], row.get("tested")] = row
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{file}, line {number}: it is no measurement ({error!r}).") from error
+    return found
+
+
+def gather(study: Study) -> list[tuple[Run, Test, dict[str, Any]]]:
+    """All measurements, in the study's order: those that are kept, and those whose reports are there, which are kept now.
+    To measure an arm anew, delete its lines and its folder."""
+    kept = read_kept(study)
+    found = []
+    for run in study.runs():
+        for test in run.tests():
+            if _key(run, test) in kept:
+                found.append((run, test, kept[_key(run, test)]))
+            elif test.report.is_file():
+                found.append((run, test, _read(run, test)))
+    write_whole(kept_file(study), "".join(json.dumps(row) + "\n" for _, _, row in found))
+    return found
+
+
+def _key(run: Run, test: Test) -> tuple[str, str | None]:
+    return run.name, test.fields.get("tested")
+
+
+def _read(run: Run, test: Test) -> dict[str, Any]:
+    report = json.loads(test.report.read_text(encoding="utf-8"))
+    answers = [json.loads(line) for line in test.answers.read_text(encoding="utf-8").splitlines()]
+    answers.sort(key=lambda row: (_scene(row), row["id"]))
+    asked = json.dumps([[row["id"], row["question"], row["answer"]] for row in answers])
+    scenes = groupby(answers, _scene)
+    right = " ".join(
+        "".join("01"[normalise(row["given"]) == normalise(row["answer"])] for row in rows) for _, rows in scenes
+    )
+    return {
+        "run": run.name,
+        **test.fields,
+        "recipe": run.recipe(),
+        "questions": hashlib.sha256(asked.encode()).hexdigest()[:16],
+        "seconds": _seconds(run),
+        "commit": _commit(),
+        "suites": report["suites"],
+        "templates": report["templates"],
+        "right": right,
+    }
+
+
+def _scene(answer: dict[str, Any]) -> str:
+    return answer["scene_id"] or answer["id"]
+
+
+def _seconds(run: Run) -> float:
+    """Of training: a run's own, and those of all that it builds upon."""
+    seen: dict[str, float] = {}
+
+    def add(job: Run) -> None:
+        file = job.beside("seconds")
+        seen[job.name] = float(file.read_text()) if file.is_file() else 0.0
+        for need in job.needs():
+            add(need)
+
+    add(run)
+    return round(sum(seen.values()), 1)
+
+
+def _commit() -> str | None:
+    """Of the code that runs, with "+" where it differs from what is committed."""
+    try:
+        named = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+"], cwd=Path(__file__).parent, capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    return named.stdout.strip() or None
+
+
+__all__ = ["gather", "is_measured", "kept_file", "read_kept"]
