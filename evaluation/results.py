@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from polyv.evaluation.compare import compare_all
 from polyv.evaluation.evaluate import write_whole
 from polyv.evaluation.measurements import gather
 from polyv.evaluation.study import Run, Study, Test
@@ -20,7 +21,8 @@ def write_results(study: Study, command: str) -> dict[str, Any]:
 
     Of a study on a world: {"arms": {arm: {seed: {suite: accuracy}}}, "prior": {suite: …}, "n": {suite: …}, "seconds",
     "command", "commit"}. Of one on files of questions: {"results": [{the fields of the case, "arm", "seed", "suite",
-    "template", "accuracy", "n", "prior"}], "seconds", "command", "commit"}; the template is null in a suite's own row.
+    "template", "accuracy", "n", "prior"}], "seconds", "command", "commit"}; the template is null in a suite's own row. Of a
+    study with `against` also "compared", what `polyv.evaluation.compare` gives.
     """
     found = gather(study)
     results = (_of_world if "world" in study.test else _of_questions)(found)
@@ -29,6 +31,8 @@ def write_results(study: Study, command: str) -> dict[str, Any]:
         seconds[_label(run)][str(run.seed)] = measured["seconds"]
     commits = sorted({measured["commit"] or "?" for _, _, measured in found})
     results |= {"seconds": seconds, "command": command, "commit": ", ".join(commits)}
+    if study.against:
+        results["compared"] = compare_all(found, study.against)
     out = Path(study.results)
     write_whole(out, json.dumps(results, indent=1) + "\n")
     if found:
@@ -73,6 +77,8 @@ def above_prior(accuracy: float, prior: float) -> float:
 def to_markdown(results: dict[str, Any]) -> str:
     """The table as Markdown; ± is the standard deviation over seeds."""
     lines = _world_lines(results) if "arms" in results else _question_lines(results)
+    if results.get("compared"):
+        lines += ["", *_compared_lines(results["compared"])]
     return "\n".join([*lines, "", f"`{results['command']}`, commit {results['commit']}", ""])
 
 
@@ -121,6 +127,28 @@ def _question_lines(results: dict[str, Any]) -> list[str]:
         cells = [*key, str(one["n"]), f"{one['prior']:.2f}", *cells]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _compared_lines(rows: list[dict[str, Any]]) -> list[str]:
+    said = ("arm", "base", "seeds", "n", "difference", "interval", "spread", "wins", "losses", "gap", "closed")
+    fields = [name for name in rows[0] if name not in (*said, "closed_interval")]
+    gaps = ["gap closed", "95 % interval"] if any("gap" in row for row in rows) else []
+    head = [*fields, "arm", "against", "seeds", "difference", "95 % interval", "over seeds ±", "won", "lost", *gaps]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for row in rows:
+        cells = [*(row[name] for name in fields), row["arm"], row["base"], row["seeds"], f"{row['difference']:+.3f}"]
+        cells += [_between(row["interval"], "+.3f"), "" if row["spread"] is None else f"{row['spread']:.3f}"]
+        cells += [row["wins"], row["losses"]]
+        if gaps:
+            closed = row.get("closed")
+            cells += ["" if closed is None else f"{closed:.0%} of {row['gap']:.3f}"]
+            cells += [_between(row.get("closed_interval"), ".0%")]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
+
+
+def _between(interval: list[float] | None, form: str) -> str:
+    return "" if interval is None else f"{interval[0]:{form}} to {interval[1]:{form}}"
 
 
 def draw(results: dict[str, Any], path: Path) -> None:

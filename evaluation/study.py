@@ -42,6 +42,7 @@ class Study:
         workers: runs at once, one thread each.
         hours: no run begins later; 0 sets no limit.
         common: fields set in every stage's recipe.
+        against: arms with which each other one is compared, see `polyv.evaluation.compare`.
         test: what arms are measured on: `world`, `seed` and `n` as of `polyv evaluate`; or `questions`, a JSONL file, with
             `tested: [image, video]` one for each, of which {tested} stands in the file's name.
         results: JSON file of the table, with a Markdown file and a picture beside it, and what each run reached: see
@@ -57,6 +58,7 @@ class Study:
     workers: int = 1
     hours: float = 0.0
     common: dict[str, Any] = field(default_factory=dict)
+    against: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         names = [step.get("name") for step in self.steps]
@@ -68,6 +70,8 @@ class Study:
                 raise ValueError(
                     f"steps: {step['name']} has stage {step['stage']}; expected one of {', '.join((*STAGES, *TOOLS))}."
                 )
+        if missing := sorted(set(self.against) - {step["name"] for step in self.steps if step.get("arm")}):
+            raise ValueError(f"against: {', '.join(missing)} is no arm; expected names of steps with `arm: true`.")
         if self.workers < 1 or not self.seeds or not self.steps:
             raise ValueError("workers, seeds, steps: expected at least 1 of each.")
         if set(self.test) not in ({"questions"}, {"questions", "tested"}, {"world", "seed", "n"}):

@@ -98,7 +98,7 @@ class VisionCache:
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data
 
 
 __all__ = ["VisionCache"]

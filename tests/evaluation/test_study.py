@@ -4,23 +4,29 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import threading
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from transformers import AutoConfig, AutoModelForImageTextToText
+from trl import SFTConfig
 
 from polyv import PolyVForConditionalGeneration
 from polyv.cli import main
 from polyv.evaluation import ablate
 from polyv.evaluation.results import above_prior, to_markdown, write_results
-from polyv.evaluation.study import Study, Test
+from polyv.evaluation.study import STAGES, Study, Test
 from polyv.evaluation.widen import widen
+from polyv.recipes.instruct import InstructArguments
+from polyv.recipes.stage import DataArguments
+from polyv.recipes.synergy import SynergyArguments
 from tests.recipes.conftest import *  # noqa: F403
 
 
@@ -79,6 +85,7 @@ def test_runs_come_in_order_and_know_what_they_need(tmp_path, monkeypatch):
         ({"steps": [{"name": "a"}, {"name": "a"}]}, "expected a name of its own"),
         ({"steps": [{"name": "a", "form": "b"}]}, r"unknown: \['form'\]"),
         ({"test": {"world": "w"}}, r"test: got \['world'\], expected"),
+        ({"against": ["untuned", "base"]}, "against: base is no arm; expected names of steps with `arm: true`"),
     ],
 )
 def test_what_is_no_study_is_refused(change, message, tmp_path):
@@ -87,6 +94,22 @@ def test_what_is_no_study_is_refused(change, message, tmp_path):
     (tmp_path / "odd.yaml").write_text("- 1\n")
     with pytest.raises(ValueError, match="it describes no study"):
         Study.read(tmp_path / "odd.yaml")
+
+
+@pytest.mark.parametrize("name", ["transfer-search", "transfer", "labels", "ablation"])
+def test_the_studies_of_the_recipes_are_whole(name, monkeypatch):
+    """No name is left open, no field unknown to its stage, and no two runs are the same."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    study = Study.read(f"recipes/polyv-nano/{name}.yaml")
+    arms = [run for run in study.runs() if run.tests()]
+    assert len({run.recipe() for run in arms}) == len(arms) or name == "ablation"  # untuned has no seed
+    kinds = (InstructArguments, DataArguments, SynergyArguments, SFTConfig)
+    known = {each.name for kind in kinds for each in fields(kind)}
+    for run in study.runs():
+        if run.step.get("stage") in STAGES:
+            settings = run.settings()
+            assert settings.keys() <= known
+            assert not re.search(r"{[\w-]+}", json.dumps(settings))
 
 
 def report(accuracy: float) -> str:
@@ -137,6 +160,24 @@ def test_the_table_of_a_transfer_names_both_modalities(tmp_path, monkeypatch):
     assert "| video | image | all of one | 4 | 0.50 | 0.500 |" in to_markdown(results)
 
 
+def test_the_table_compares_arms(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    steps = [{"name": name, "from": "start", "arm": True} for name in ("one", "other")]
+    study = Study(**{**SETTINGS, "steps": steps, "against": ["one"]})
+    for run in study.runs():
+        put(run.tests()[0], 0.5)
+    (row, _) = write_results(study, "x")["compared"]
+    assert (row["labelled"], row["tested"], row["arm"], row["base"], row["seeds"]) == (
+        "video",
+        "image",
+        "other",
+        "one",
+        2,
+    )
+    line = "| video | image | other | one | 2 | +0.000 | +0.000 to +0.000 | 0.000 | 0 | 0 |"
+    assert line in Path("results.md").read_text()
+
+
 def test_a_study_goes_on_from_what_is_kept(tmp_path, monkeypatch):
     """As on another machine: the runs are gone, and what they reached was committed."""
     monkeypatch.chdir(tmp_path)
@@ -147,6 +188,7 @@ def test_a_study_goes_on_from_what_is_kept(tmp_path, monkeypatch):
         put(test, 0.5)
     full.beside("seconds").write_text("30\n")
     before = write_results(study, "x")
+    assert "compared" not in before
     kept = Path("results.runs.jsonl").read_text()
     assert [json.loads(line)["right"] for line in kept.splitlines()] == ["10 0", "10 0"]
     Path("runs").rename("elsewhere")

@@ -1,0 +1,113 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""How much better one arm of a study is than another that was asked the same, with an interval.
+
+Differences are paired: question by question, seed by seed, and then averaged. Intervals are of a bootstrap over scenes, since
+the questions about one scene stand or fall together: they say how far other test scenes could have moved the number. How
+far other seeds would, the spread over seeds says.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import stdev
+from typing import Any
+
+import numpy as np
+
+from polyv.evaluation.study import Run, Test
+
+
+_DRAWS = 4000
+
+
+def compare(ours: Mapping[int, str], theirs: Mapping[int, str], there: Sequence[str] = ()) -> dict[str, Any]:
+    """One arm against another, over the seeds that both have.
+
+    Args:
+        ours, theirs: by seed, the measurements' "right" (`polyv.evaluation.measurements`) on the same questions.
+        there: those of an arm that marks the upper end; with it, the share of the gap from `theirs` to it that `ours` closes.
+
+    Returns:
+        "seeds" (how many), "n" (questions), "difference" in accuracy with "interval" (95 %) and "spread" (the standard
+        deviation over seeds; None of one), "wins" and "losses" (questions that one had right and the other not, over all
+        seeds); with `there`, "gap" and "closed" with "closed_interval".
+
+    Raises:
+        ValueError: there is no seed in common, or not the same questions were asked.
+    """
+    seeds = sorted(set(ours) & set(theirs))
+    if not seeds:
+        raise ValueError(f"ours, theirs: seeds {sorted(ours)} and {sorted(theirs)}; expected one in common.")
+    if len({tuple(map(len, right.split())) for right in (*ours.values(), *theirs.values(), *there)}) > 1:
+        raise ValueError("ours, theirs, there: expected answers to the same questions about the same scenes.")
+    differences = [_bits(ours[seed]) - _bits(theirs[seed]) for seed in seeds]
+    per_question = np.mean(differences, axis=0)
+    scenes = np.repeat(np.arange(len(ours[seeds[0]].split())), list(map(len, ours[seeds[0]].split())))
+    sizes = np.bincount(scenes)
+    draws = np.random.default_rng(0).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), _DRAWS)
+
+    def resampled(values: np.ndarray) -> np.ndarray:
+        return (draws @ np.bincount(scenes, values)) / (draws @ sizes)
+
+    by_seed = [float(difference.mean()) for difference in differences]
+    result: dict[str, Any] = {
+        "seeds": len(seeds),
+        "n": len(per_question),
+        "difference": float(per_question.mean()),
+        "interval": np.quantile(resampled(per_question), [0.025, 0.975]).tolist(),
+        "spread": stdev(by_seed) if len(seeds) > 1 else None,
+        "wins": int(sum((difference > 0).sum() for difference in differences)),
+        "losses": int(sum((difference < 0).sum() for difference in differences)),
+    }
+    if there:
+        gap = np.mean([_bits(right) for right in there], axis=0) - np.mean([_bits(theirs[s]) for s in seeds], axis=0)
+        result["gap"] = float(gap.mean())
+        result["closed"] = result["difference"] / result["gap"] if result["gap"] > 0 else None
+        # Where a resampled gap is not open, nothing can close it: the interval then has no end.
+        gaps = resampled(gap)
+        shares = np.divide(resampled(per_question), gaps, out=np.full(_DRAWS, np.nan), where=gaps > 0)
+        fit = not np.isnan(shares).any()
+        result["closed_interval"] = np.quantile(shares, [0.025, 0.975]).tolist() if fit else None
+    return result
+
+
+def _bits(right: str) -> np.ndarray:
+    return np.array(list(right.replace(" ", "")), dtype=np.int8).astype(float)
+
+
+def compare_all(found: Sequence[tuple[Run, Test, dict[str, Any]]], bases: Sequence[str]) -> list[dict[str, Any]]:
+    """Every arm of a study against each of `bases`, case by case and test by test, as far as they are measured.
+
+    Where questions are labelled in one modality and tested in another, the base that was labelled in the tested one, with
+    the same teacher, marks the upper end.
+
+    Args:
+        found: what `polyv.evaluation.measurements.gather` gives.
+        bases: names of arms.
+    """
+    rights: dict[tuple, dict[str, dict[int, str]]] = {}
+    questions: dict[tuple, str] = {}
+    for run, test, measured in found:
+        fields = tuple({**run.case, **test.fields}.items())
+        if questions.setdefault(fields, measured["questions"]) != measured["questions"]:
+            raise ValueError(
+                f"{run.name}: it was asked other questions than the arms before it. Make the test data alike, or delete "
+                "the lines of one of them from the study's `.runs.jsonl`."
+            )
+        rights.setdefault(fields, {}).setdefault(run.step["name"], {})[run.seed] = measured["right"]
+    rows = []
+    for fields, arms in rights.items():
+        named = dict(fields)
+        for base in (base for base in bases if base in arms):
+            there = [
+                right
+                for others, by_arm in rights.items()
+                if named.get("labelled") not in (None, named.get("tested")) and questions[others] == questions[fields]
+                if dict(others).get("labelled") == dict(others).get("tested") == named.get("tested")
+                for right in by_arm.get(base, {}).values()
+            ]
+            for arm in arms:
+                if arm != base and set(arms[arm]) & set(arms[base]):
+                    rows.append({**named, "arm": arm, "base": base, **compare(arms[arm], arms[base], there)})
+    return rows
+
+
+__all__ = ["compare", "compare_all"]

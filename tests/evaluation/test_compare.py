@@ -1,0 +1,100 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""Arms against arms: what is paired, what is averaged, and how wide the intervals are."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from polyv.evaluation.compare import compare, compare_all
+from polyv.evaluation.study import Study
+
+
+def draw(accuracy: float, seed: int, scenes: int = 400, questions: int = 2) -> str:
+    bits = np.random.default_rng(seed).random((scenes, questions)) < accuracy
+    return " ".join("".join("01"[bit] for bit in scene.astype(int)) for scene in bits)
+
+
+def test_differences_are_paired_by_question_and_seed():
+    result = compare({0: "11 0", 1: "10 1"}, {1: "00 1", 0: "01 1"}, ["11 1", "11 1"])
+    assert (result["seeds"], result["n"], result["wins"], result["losses"]) == (2, 3, 2, 1)
+    assert result["difference"] == pytest.approx((0 + 1 / 3) / 2)
+    assert result["spread"] == pytest.approx(np.std([0, 1 / 3], ddof=1))
+    assert result["gap"] == pytest.approx(1 / 2) and result["closed"] == pytest.approx(1 / 3)
+
+
+def test_only_seeds_of_both_count():
+    result = compare({0: "1", 1: "1", 2: "0"}, {2: "1", 7: "1"})
+    assert (result["seeds"], result["difference"], result["spread"]) == (1, -1.0, None)
+    assert "gap" not in result
+
+
+@pytest.mark.parametrize("theirs", [{0: "11"}, {0: "1 1 1"}, {0: "1"}])
+def test_other_questions_are_refused(theirs):
+    with pytest.raises(ValueError, match="answers to the same questions about the same scenes"):
+        compare({0: "1 1"}, theirs)
+
+
+def test_no_seed_in_common_is_refused():
+    with pytest.raises(ValueError, match=r"seeds \[0\] and \[1\]; expected one in common"):
+        compare({0: "1"}, {1: "1"})
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    """Of 200 pairs of arms whose true difference is 0.1: in 95 % ± what 200 draws leave open."""
+    held = 0
+    for trial in range(200):
+        low, high = compare({0: draw(0.6, 2 * trial)}, {0: draw(0.5, 2 * trial + 1)})["interval"]
+        held += low <= 0.1 <= high
+    assert 180 <= held <= 199
+
+
+def test_questions_of_one_scene_stand_or_fall_together():
+    """Ten questions that always agree tell no more than one."""
+    one, other = draw(0.6, 0, 200, 1).split(), draw(0.5, 1, 200, 1).split()
+    single = compare({0: " ".join(one)}, {0: " ".join(other)})["interval"]
+    copied = compare({0: " ".join(10 * bit for bit in one)}, {0: " ".join(10 * bit for bit in other)})["interval"]
+    assert copied == pytest.approx(single, abs=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=20), st.integers(0, 2**31))
+def test_the_other_way_round_the_sign_turns(sizes, seed):
+    rng = np.random.default_rng(seed)
+    ours, theirs = (" ".join("".join(rng.choice(["0", "1"], size)) for size in sizes) for _ in range(2))
+    there, back = compare({0: ours}, {0: theirs}), compare({0: theirs}, {0: ours})
+    assert there["difference"] == pytest.approx(-back["difference"])
+    assert there["wins"] == back["losses"] and there["losses"] == back["wins"]
+    assert there["interval"] == pytest.approx([-end for end in reversed(back["interval"])])
+
+
+def test_a_gap_that_may_not_be_open_has_no_interval():
+    result = compare({0: draw(0.5, 0)}, {0: draw(0.5, 1)}, [draw(0.5, 2)])
+    assert result["closed_interval"] is None
+    open_gap = compare({0: draw(0.7, 0)}, {0: draw(0.5, 1)}, [draw(0.9, 2)])
+    low, high = open_gap["closed_interval"]
+    assert low < open_gap["closed"] < high and 0.3 < low < high < 0.7
+
+
+def test_the_upper_end_is_the_base_labelled_where_others_are_tested():
+    cases = [{"teacher": "t", "labelled": "video"}, {"teacher": "t", "labelled": "image"}]
+    steps = [{"name": name, "from": "x", "arm": True} for name in ("dense", "full")]
+    study = Study(
+        "o", steps, {"questions": "{teacher}-{tested}.jsonl", "tested": ["image", "video"]}, "r.json", cases=cases
+    )
+    right = {
+        ("video", "image", "dense"): "000 0", ("video", "image", "full"): "100 0",
+        ("image", "image", "dense"): "110 0", ("video", "video", "dense"): "1 1",
+    }  # fmt: skip
+    found = [
+        (run, test, {"questions": test.fields["tested"], "right": right[key]})
+        for run in study.runs()
+        for test in run.tests()
+        if (key := (run.case["labelled"], test.fields["tested"], run.step["name"])) in right
+    ]
+    (row,) = compare_all(found, ["dense"])
+    assert row["labelled"] == "video" and row["tested"] == "image" and row["arm"] == "full"
+    assert row["gap"] == 0.5 and row["closed"] == 0.5
+    found[0][2]["questions"] = "others"
+    with pytest.raises(ValueError, match="it was asked other questions than the arms before it"):
+        compare_all(found, ["dense"])
