@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from safetensors import safe_open
@@ -14,6 +15,7 @@ from transformers.models.qwen2_5_vl import Qwen2_5_VLProcessor
 from polyv import PolyVForConditionalGeneration, PolyVProcessor
 from polyv.evaluation.suites import SUITES
 from polyv.hub.export import MODEL_AUTO_MAP, PROCESSOR_AUTO_MAP
+from polyv.processing.posed_views import PosedViews
 
 
 ROOT = Path(__file__).parents[1]
@@ -87,3 +89,21 @@ def test_the_cards_tell_what_the_reports_hold(folder):
     (means,) = re.findall(r"^\| mean \| (\S+) \| (\S+) \|", CARD, re.MULTILINE)
     assert means[column] == f"{found['mean_accuracy']:.3f}"
     assert f"| mean | {found['mean_accuracy']:.3f} | | | {found['mean_prior']:.3f} |" in own
+
+
+@pytest.mark.parametrize(("name", "modality"), [("teacher-temporal", "video"), ("teacher-spatial", "scene")])
+def test_the_small_teachers_see_what_they_are_to(name, modality):
+    from polyv.recipes.teachers import load_teacher
+
+    folder = ROOT / "checkpoints" / name
+    assert sum(file.stat().st_size for file in folder.rglob("*")) <= 20e6
+    teacher = load_teacher(str(folder))
+    frames = np.random.default_rng(0).integers(0, 255, (8, 112, 112, 3), dtype=np.uint8)
+    pose, intrinsics = np.tile(np.eye(4), (8, 1, 1)), np.array([[100.0, 0, 56], [0, 100, 56], [0, 0, 1]])
+    scene = PosedViews.from_arrays(frames, np.ones((8, 112, 112), np.float32), intrinsics, pose)
+    features = teacher(scene if modality == "scene" else frames)
+    assert teacher.modality == modality and features.shape[-1] == teacher.size and features.isfinite().all()
+    assert features.flatten(0, 2).std(0).mean() > 0.1  # trained, and not to one and the same feature
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    recipe = yaml.safe_load((ROOT / "recipes" / "polyv-nano" / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert f"--config recipes/polyv-nano/{name}.yaml" in card and f"{recipe['max_steps']:,} steps" in card
