@@ -22,7 +22,7 @@ from tqdm import tqdm
 from polyv.ask import answer, load
 from polyv.evaluation.evaluate import ask_all, asked, make_request, score, write_answers, write_whole
 from polyv.evaluation.evaluate import run as evaluate
-from polyv.evaluation.measurements import is_measured, read_kept
+from polyv.evaluation.measurements import is_as_the_study_says, is_measured, read_kept
 from polyv.evaluation.results import write_results
 from polyv.evaluation.study import STAGES, Run, Study
 from polyv.evaluation.suites import locate_media
@@ -48,6 +48,7 @@ def run(config: str | os.PathLike, workers: int | None = None, hours: float | No
     study.workers = workers or study.workers
     deadline = time.monotonic() + 3600 * (study.hours if hours is None else hours)
     limited = bool(study.hours if hours is None else hours)
+    write_results(study, f"polyv ablate --config {config}")  # what is at hand must fit together before hours are spent
     jobs = _left(study)
     failed = _work(jobs, study.workers, lambda: limited and time.monotonic() > deadline, str(config))
     results = write_results(study, f"polyv ablate --config {config}")
@@ -65,6 +66,7 @@ def _left(study: Study) -> list[Run]:
         wanted.add(run.name)
         if not run.is_done():
             for need in run.needs():
+                is_as_the_study_says(need)
                 if not need.is_done():
                     want(need)
 
@@ -81,7 +83,7 @@ def _work(jobs: list[Run], workers: int, is_late: Callable[[], bool], config: st
     bar = tqdm(total=len(jobs), desc="runs", unit="run", disable=None)
     try:
         while jobs or running:
-            ready = [job for job in jobs if all(need.is_done() for need in job.needs())]
+            ready = [job for job in jobs if job.is_done() or all(need.is_done() for need in job.needs())]
             while ready and len(running) < workers and not is_late():
                 job = ready.pop(0)
                 jobs.remove(job)
@@ -131,6 +133,8 @@ def work_on(study: Study, name: str) -> None:
 
 def _work_on(study: Study, job: Run) -> None:
     started = time.monotonic()
+    if not is_as_the_study_says(job):
+        write_whole(job.beside("recipe"), job.recipe())
     if not job.is_done():
         _train(job)
         _note_seconds(job, time.monotonic() - started)

@@ -6,6 +6,7 @@ the questions about one scene stand or fall together: they say how far other tes
 far other seeds would, the spread over seeds says.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from statistics import stdev
 from typing import Any
@@ -42,7 +43,7 @@ def compare(ours: Mapping[int, str], theirs: Mapping[int, str], there: Sequence[
     per_question = np.mean(differences, axis=0)
     scenes = np.repeat(np.arange(len(ours[seeds[0]].split())), list(map(len, ours[seeds[0]].split())))
     sizes = np.bincount(scenes)
-    draws = np.random.default_rng(0).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), _DRAWS)
+    draws = _resample(len(sizes))
 
     def resampled(values: np.ndarray) -> np.ndarray:
         return (draws @ np.bincount(scenes, values)) / (draws @ sizes)
@@ -69,6 +70,12 @@ def compare(ours: Mapping[int, str], theirs: Mapping[int, str], there: Sequence[
     return result
 
 
+@functools.cache
+def _resample(scenes: int) -> np.ndarray:
+    """How often each scene is drawn, [draws, scenes]."""
+    return np.random.default_rng(0).multinomial(scenes, np.full(scenes, 1 / scenes), _DRAWS)
+
+
 def _bits(right: str) -> np.ndarray:
     return np.array(list(right.replace(" ", "")), dtype=np.int8).astype(float)
 
@@ -76,8 +83,8 @@ def _bits(right: str) -> np.ndarray:
 def compare_all(found: Sequence[tuple[Run, Test, dict[str, Any]]], bases: Sequence[str]) -> list[dict[str, Any]]:
     """Every arm of a study against each of `bases`, case by case and test by test, as far as they are measured.
 
-    Where questions are labelled in one modality and tested in another, the base that was labelled in the tested one, with
-    the same teacher, marks the upper end.
+    Where questions are labelled in one modality and tested in another, the base that was labelled in the tested one, alike
+    in all other fields (but what was "silent"), marks the upper end.
 
     Args:
         found: what `polyv.evaluation.measurements.gather` gives.
@@ -100,8 +107,8 @@ def compare_all(found: Sequence[tuple[Run, Test, dict[str, Any]]], bases: Sequen
             there = [
                 right
                 for others, by_arm in rights.items()
-                if named.get("labelled") not in (None, named.get("tested")) and questions[others] == questions[fields]
-                if dict(others).get("labelled") == dict(others).get("tested") == named.get("tested")
+                if named.get("labelled") not in (None, named.get("tested"))
+                if dict(others) | {"silent": ""} == named | {"labelled": named.get("tested"), "silent": ""}
                 for right in by_arm.get(base, {}).values()
             ]
             for arm in arms:

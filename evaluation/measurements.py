@@ -5,7 +5,7 @@ drawn, its arms are compared, and the study goes on where its runs are not at ha
 `RESULTS.runs.jsonl`, beside a study's results, has a line for each measurement:
 
     {"run": "temporal-video-image/seed-0/full", "tested": "image",
-     "recipe": "9c1f…",            # tells whether the study still says so: settings of the run and of all it builds upon
+     "recipe": "9c1f…",            # `Run.recipe`, by which the study knows whether it still says so
      "questions": "77ab…",         # tells whether another arm was asked the same
      "seconds": 913.2,             # of training
      "commit": "1a2b3c4",          # of the code, with "+" where it differed
@@ -32,7 +32,22 @@ def kept_file(study: Study) -> Path:
 
 def is_measured(run: Run, test: Test, kept: dict[tuple, dict[str, Any]]) -> bool:
     """Whether what `test` gave is known: its report is there, or it is among `read_kept`."""
-    return test.report.is_file() or _key(run, test) in kept
+    return _key(run, test) in kept or (test.report.is_file() and is_as_the_study_says(run))
+
+
+def is_as_the_study_says(run: Run) -> bool:
+    """Whether what lies in a run's folder was made by the settings that the study has now.
+
+    Raises:
+        ValueError: it was made by others. Neither to go on with it nor to call it the new arm would be right.
+    """
+    noted = run.beside("recipe")
+    if noted.is_file() and noted.read_text() != run.recipe():
+        raise ValueError(
+            f"{run.name}: it was made with other settings than the study's file has now. Restore them, or delete what was "
+            f"made: rm -r {run.beside('*')} {run.folder}"
+        )
+    return noted.is_file()
 
 
 def read_kept(study: Study) -> dict[tuple, dict[str, Any]]:
@@ -41,33 +56,41 @@ def read_kept(study: Study) -> dict[tuple, dict[str, Any]]:
     Raises:
         ValueError: a line is none.
     """
+    return _read_lines(study)[0]
+
+
+def _read_lines(study: Study) -> tuple[dict[tuple, dict[str, Any]], list[dict[str, Any]]]:
+    """Those, and the other ones."""
     file = kept_file(study)
     if not file.is_file():
-        return {}
-    found = {}
+        return {}, []
+    found, others = {}, []
     runs = {run.name: run for run in study.runs()}
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
             if row["run"] in runs and runs[row["run"]].recipe() == row["recipe"]:
                 found[row["run"], row.get("tested")] = row
+            else:
+                others.append(row)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{file}, line {number}: it is no measurement ({error!r}).") from error
-    return found
+    return found, others
 
 
 def gather(study: Study) -> list[tuple[Run, Test, dict[str, Any]]]:
     """All measurements, in the study's order: those that are kept, and those whose reports are there, which are kept now.
-    To measure an arm anew, delete its lines and its folder."""
-    kept = read_kept(study)
+    Lines of other recipes, or of runs that the study does not name, stay where they are."""
+    kept, others = _read_lines(study)
     found = []
     for run in study.runs():
         for test in run.tests():
             if _key(run, test) in kept:
                 found.append((run, test, kept[_key(run, test)]))
-            elif test.report.is_file():
+            elif is_measured(run, test, kept):
                 found.append((run, test, _read(run, test)))
-    write_whole(kept_file(study), "".join(json.dumps(row) + "\n" for _, _, row in found))
+    rows = [*(row for _, _, row in found), *others]
+    write_whole(kept_file(study), "".join(json.dumps(row) + "\n" for row in rows))
     return found
 
 
@@ -79,7 +102,7 @@ def _read(run: Run, test: Test) -> dict[str, Any]:
     report = json.loads(test.report.read_text(encoding="utf-8"))
     answers = [json.loads(line) for line in test.answers.read_text(encoding="utf-8").splitlines()]
     answers.sort(key=lambda row: (_scene(row), row["id"]))
-    asked = json.dumps([[row["id"], row["question"], row["answer"]] for row in answers])
+    asked = json.dumps([[_scene(row), row["id"], row["question"], row["answer"]] for row in answers])
     scenes = groupby(answers, _scene)
     right = " ".join(
         "".join("01"[normalise(row["given"]) == normalise(row["answer"])] for row in rows) for _, rows in scenes
@@ -98,7 +121,7 @@ def _read(run: Run, test: Test) -> dict[str, Any]:
 
 
 def _scene(answer: dict[str, Any]) -> str:
-    return answer["scene_id"] or answer["id"]
+    return answer.get("scene_id") or answer["id"]
 
 
 def _seconds(run: Run) -> float:
@@ -126,4 +149,4 @@ def _commit() -> str | None:
     return named.stdout.strip() or None
 
 
-__all__ = ["gather", "is_measured", "kept_file", "read_kept"]
+__all__ = ["gather", "is_as_the_study_says", "is_measured", "kept_file", "read_kept"]

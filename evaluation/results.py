@@ -132,8 +132,8 @@ def _question_lines(results: dict[str, Any]) -> list[str]:
 def _compared_lines(rows: list[dict[str, Any]]) -> list[str]:
     said = ("arm", "base", "seeds", "n", "difference", "interval", "spread", "wins", "losses", "gap", "closed")
     fields = [name for name in rows[0] if name not in (*said, "closed_interval")]
-    gaps = ["gap closed", "95 % interval"] if any("gap" in row for row in rows) else []
-    head = [*fields, "arm", "against", "seeds", "difference", "95 % interval", "over seeds ±", "won", "lost", *gaps]
+    gaps = ["gap closed", "95 % over scenes"] if any("gap" in row for row in rows) else []
+    head = [*fields, "arm", "against", "seeds", "difference", "95 % over scenes", "over seeds ±", "won", "lost", *gaps]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in rows:
         cells = [*(row[name] for name in fields), row["arm"], row["base"], row["seeds"], f"{row['difference']:+.3f}"]

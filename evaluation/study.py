@@ -28,6 +28,7 @@ import yaml
 
 STAGES = ("pretrain", "caption", "instruct", "distill", "align")
 TOOLS = ("merge", "wide", "control")
+_CHANGE_NOTHING = {"logging_steps", "save_steps", "save_total_limit", "report_to", "resume_from_checkpoint"}
 
 
 @dataclass
@@ -144,7 +145,7 @@ class Run:
     def folder(self) -> Path:
         """Where its checkpoint is, or will be; a step without a stage is where it comes from."""
         if self.step.get("stage") is None:
-            return Path(self._fill(self.step["from"]))
+            return self.start()
         return self._folder_of(self.step["name"])
 
     def beside(self, ending: str) -> Path:
@@ -175,7 +176,7 @@ class Run:
     def is_done(self) -> bool:
         """Whether its checkpoint is there."""
         if self.step.get("stage") is None:
-            return True
+            return all(need.is_done() for need in self.needs())
         if self.step["stage"] in STAGES:
             return (self.folder / "trainer_state.json").is_file()  # written last
         return self.folder.exists()
@@ -191,11 +192,15 @@ class Run:
         return self._fill(dict(self.step.get("set", {})))
 
     def recipe(self) -> str:
-        """Tells apart what was made otherwise: of all that decides the run, its test and what it builds upon."""
+        """Tells apart what was made otherwise: a hash of the settings of the run and of all that it builds upon, but for
+        those that change no weight. What stands in the files that they name, it does not see."""
         stage = self.step.get("stage")
-        made = self.settings() if stage in STAGES else [self._start(), self.options()] if stage else self._start()
-        needs = [need.recipe() for need in self.needs()]
-        text = json.dumps([stage, made, needs, self.study.test], sort_keys=True)
+        made: Any = self._start()
+        if stage in STAGES:
+            made = {name: value for name, value in self.settings().items() if name not in _CHANGE_NOTHING}
+        elif stage:
+            made = [self._start(), self.options()]
+        text = json.dumps([stage, made, [need.recipe() for need in self.needs()]], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def start(self) -> Path:

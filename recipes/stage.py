@@ -22,7 +22,6 @@ from polyv.recipes.synergy import SynergyArguments, SynergyCollator, SynergyTrai
 from polyv.recipes.targets import Targets
 from polyv.recipes.trainable import WORDS, lora_config, set_trainable
 from polyv.recipes.trainer import PolyVTrainer
-from polyv.recipes.vision_cache import VisionCache
 
 
 @dataclass
@@ -45,12 +44,6 @@ class ModelArguments:
     )
     compile_layers: bool = field(
         default=False, metadata={"help": "Compile the language model's layers, by torch.compile: on CPUs it pays."}
-    )
-    vision_cache: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder for what a frozen vision encoder makes of each medium; runs may share it. For small data."
-        },
     )
     dry_run: bool = field(
         default=False, metadata={"help": "Build the model without weights, print what training it takes, and end."}
@@ -122,8 +115,6 @@ def load_model(
             f"trainable='lora': the synergy heads of {arguments.model_name_or_path} are not of the size of these targets, "
             "and an adapter cannot carry others. Distil in full first (polyv train distill), or leave the targets out."
         )
-    if arguments.vision_cache is not None:
-        VisionCache(model.get_encoder(modality="image"), arguments.vision_cache)
     if arguments.compile_layers:
         # Not `torch_compile`: media make a graph of the whole model break and recompile with each batch.
         for layer in model.get_decoder().layers:

@@ -77,20 +77,25 @@ def test_a_gap_that_may_not_be_open_has_no_interval():
 
 
 def test_the_upper_end_is_the_base_labelled_where_others_are_tested():
-    cases = [{"teacher": "t", "labelled": "video"}, {"teacher": "t", "labelled": "image"}]
+    cases = [
+        {"teacher": "t", "labelled": "video", "silent": "image"},
+        {"teacher": "t", "labelled": "image", "silent": "scene"},
+        {"teacher": "u", "labelled": "image", "silent": "scene"},
+    ]
     steps = [{"name": name, "from": "x", "arm": True} for name in ("dense", "full")]
     study = Study(
         "o", steps, {"questions": "{teacher}-{tested}.jsonl", "tested": ["image", "video"]}, "r.json", cases=cases
     )
     right = {
-        ("video", "image", "dense"): "000 0", ("video", "image", "full"): "100 0",
-        ("image", "image", "dense"): "110 0", ("video", "video", "dense"): "1 1",
+        ("t", "video", "image", "dense"): "000 0", ("t", "video", "image", "full"): "100 0",
+        ("t", "image", "image", "dense"): "110 0", ("t", "video", "video", "dense"): "1 1",
+        ("u", "image", "image", "dense"): "000 0",  # of another teacher
     }  # fmt: skip
     found = [
         (run, test, {"questions": test.fields["tested"], "right": right[key]})
         for run in study.runs()
         for test in run.tests()
-        if (key := (run.case["labelled"], test.fields["tested"], run.step["name"])) in right
+        if (key := (run.case["teacher"], run.case["labelled"], test.fields["tested"], run.step["name"])) in right
     ]
     (row,) = compare_all(found, ["dense"])
     assert row["labelled"] == "video" and row["tested"] == "image" and row["arm"] == "full"
