@@ -186,7 +186,7 @@ def _question_panels(rows: list[dict[str, Any]]) -> tuple[dict[str, dict[str, li
     by_run: dict[tuple[str, str, int], list[dict]] = defaultdict(list)
     for row in rows:
         if row["template"] is None:
-            title = ", ".join(str(value) for name, value in row.items() if name not in fixed)
+            title = ", ".join(f"{name}: {value}" for name, value in row.items() if name not in fixed)
             by_run[title, row["arm"], row["seed"]].append(row)
     panels: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     priors: dict[str, float] = {}
