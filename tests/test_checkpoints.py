@@ -16,6 +16,7 @@ from polyv import PolyVForConditionalGeneration, PolyVProcessor
 from polyv.evaluation.suites import SUITES
 from polyv.hub.export import MODEL_AUTO_MAP, PROCESSOR_AUTO_MAP
 from polyv.processing.posed_views import PosedViews
+from polyv.world.media import write_video
 
 
 ROOT = Path(__file__).parents[1]
@@ -92,7 +93,7 @@ def test_the_cards_tell_what_the_reports_hold(folder):
 
 
 @pytest.mark.parametrize(("name", "modality"), [("teacher-temporal", "video"), ("teacher-spatial", "scene")])
-def test_the_small_teachers_see_what_they_are_to(name, modality):
+def test_the_small_teachers_see_what_they_are_to(name, modality, tmp_path):
     from polyv.recipes.teachers import load_teacher
 
     folder = ROOT / "checkpoints" / name
@@ -101,7 +102,8 @@ def test_the_small_teachers_see_what_they_are_to(name, modality):
     frames = np.random.default_rng(0).integers(0, 255, (8, 112, 112, 3), dtype=np.uint8)
     pose, intrinsics = np.tile(np.eye(4), (8, 1, 1)), np.array([[100.0, 0, 56], [0, 100, 56], [0, 0, 1]])
     scene = PosedViews.from_arrays(frames, np.ones((8, 112, 112), np.float32), intrinsics, pose)
-    features = teacher(scene if modality == "scene" else frames)
+    write_video(tmp_path / "clip.mp4", frames, 8.0)
+    features = teacher(scene if modality == "scene" else str(tmp_path / "clip.mp4"))
     assert teacher.modality == modality and features.shape[-1] == teacher.size and features.isfinite().all()
     assert features.flatten(0, 2).std(0).mean() > 0.1  # trained, and not to one and the same feature
     card = (folder / "README.md").read_text(encoding="utf-8")
