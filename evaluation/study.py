@@ -36,7 +36,8 @@ class Study:
     """What a study's YAML file says.
 
     Attributes:
-        out: folder of all runs.
+        out: folder of all runs. Studies may share it: of a step that is the same in both one makes the checkpoint, and each
+            measures it.
         steps: see the module.
         seeds: each step runs once for each.
         cases: of a study of several, the fields by which they differ.
@@ -71,6 +72,10 @@ class Study:
                 raise ValueError(
                     f"steps: {step['name']} has stage {step['stage']}; expected one of {', '.join((*STAGES, *TOOLS))}."
                 )
+        if taken := sorted(set(names) & {"seed", "tested", *(name for case in self.cases for name in case)}):
+            raise ValueError(
+                f"steps: {', '.join(taken)} is the name of a field as well; {{{taken[0]}}} would be both."
+            )
         if missing := sorted(set(self.against) - {step["name"] for step in self.steps if step.get("arm")}):
             raise ValueError(f"against: {', '.join(missing)} is no arm; expected names of steps with `arm: true`.")
         if self.workers < 1 or not self.seeds or not self.steps:
@@ -157,13 +162,16 @@ class Run:
         """What is measured: nothing, where the step is no arm."""
         if not self.step.get("arm"):
             return []
+        study = Path(self.study.results).stem
         if "questions" not in self.study.test:
-            return [Test({}, None, self.beside("report.json"))]
+            return [Test({}, None, self.beside(f"{study}.report.json"))]
         questions = self._fill(self.study.test["questions"])
         return [
-            Test({"tested": kind}, Path(questions.replace("{tested}", kind)), self.beside(f"{kind}.report.json"))
+            Test(
+                {"tested": kind}, Path(questions.replace("{tested}", kind)), self.beside(f"{study}.{kind}.report.json")
+            )
             for kind in self._fill(self.study.test.get("tested", []))
-        ] or [Test({}, Path(questions), self.beside("report.json"))]
+        ] or [Test({}, Path(questions), self.beside(f"{study}.report.json"))]
 
     def needs(self) -> list["Run"]:
         """The runs that must be done before."""

@@ -61,7 +61,7 @@ def test_runs_come_in_order_and_know_what_they_need(tmp_path, monkeypatch):
         {"tested": "video"},
     ]
     assert full.tests()[1].questions == Path("video-video.jsonl")
-    assert full.tests()[1].report == Path("runs/video/seed-1/full.video.report.json")
+    assert full.tests()[1].report == Path("runs/video/seed-1/full.results.video.report.json")
     assert [need.name for need in full.needs()] == ["video/seed-1/base", "video/seed-1/swapped"]
     assert full.settings() == {
         "max_steps": 7,
@@ -77,6 +77,16 @@ def test_runs_come_in_order_and_know_what_they_need(tmp_path, monkeypatch):
     assert not full.is_done() and study.runs()[8].is_done() and study.runs()[8].folder == Path("start")
 
 
+def test_two_studies_share_checkpoints_and_measure_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text("max_steps: 1")
+    search, final = (Study(**{**SETTINGS, "results": f"{name}.json"}) for name in ("search", "final"))
+    for ours, theirs in zip(search.runs(), final.runs(), strict=True):
+        assert ours.folder == theirs.folder and ours.recipe() == theirs.recipe()
+        measured = [test.report for test in ours.tests()], [test.report for test in theirs.tests()]
+        assert not set(measured[0]) & set(measured[1]) and len(measured[0]) == len(measured[1])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -85,6 +95,7 @@ def test_runs_come_in_order_and_know_what_they_need(tmp_path, monkeypatch):
         ({"steps": [{"name": "a"}, {"name": "a"}]}, "expected a name of its own"),
         ({"steps": [{"name": "a", "form": "b"}]}, r"unknown: \['form'\]"),
         ({"test": {"world": "w"}}, r"test: got \['world'\], expected"),
+        ({"cases": [{"full": "video"}]}, "full is the name of a field as well"),
         ({"against": ["untuned", "base"]}, "against: base is no arm; expected names of steps with `arm: true`"),
     ],
 )
@@ -320,9 +331,9 @@ def test_a_study_runs_is_interrupted_and_goes_on(dense, data, tmp_path, monkeypa
     shutil.copy(data / "rows.jsonl", "none.jsonl")
     study["steps"][3]["set"] = {}
     Path("study.yaml").write_text(yaml.safe_dump(study))
-    written = Path("runs/seed-0/full.report.json").stat().st_mtime_ns
+    written = Path("runs/seed-0/full.results.report.json").stat().st_mtime_ns
     assert main(["ablate", "--config", "study.yaml"]) == 0
-    assert Path("runs/seed-0/full.report.json").stat().st_mtime_ns == written
+    assert Path("runs/seed-0/full.results.report.json").stat().st_mtime_ns == written
     results = json.loads(Path("results.json").read_text())["results"]
     assert {row["arm"] for row in results} == {"full", "bad"} and {row["n"] for row in results} == {3}
     (answers,) = Path("runs/seed-0").glob("full.answers.jsonl")

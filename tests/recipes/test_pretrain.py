@@ -41,6 +41,7 @@ KINDS = {
     "instruct": (InstructArguments, DataArguments, SFTConfig),
     "distill": (ModelArguments, DataArguments, SynergyArguments, SFTConfig),
     "align": (ModelArguments, DataArguments, SynergyArguments, SFTConfig),
+    "transfer-learned": (ModelArguments, DataArguments, SynergyArguments, SFTConfig),
     "transfer-arm": (ModelArguments, DataArguments, SynergyArguments, SFTConfig),
 }
 
@@ -155,7 +156,7 @@ def test_the_recipes_are_complete(file):
             assert arguments.dataset_weights is None or len(arguments.dataset_weights) == len(arguments.dataset)
         if isinstance(arguments, ModelArguments):
             assert not training.gradient_checkpointing or file.parent.name != "polyv-nano"
-            assert arguments.upcycle == (file.stem in ("tune", "caption", "transfer-arm"))
+            assert arguments.upcycle == (file.stem in ("tune", "caption", "transfer-learned"))
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
