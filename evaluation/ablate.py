@@ -22,7 +22,7 @@ from tqdm import tqdm
 from polyv.ask import answer, load
 from polyv.evaluation.evaluate import ask_all, asked, make_request, score, write_answers, write_whole
 from polyv.evaluation.evaluate import run as evaluate
-from polyv.evaluation.measurements import is_as_the_study_says, is_measured, read_kept
+from polyv.evaluation.measurements import is_as_the_study_says, is_measured, note_commit, read_kept
 from polyv.evaluation.results import write_results
 from polyv.evaluation.study import STAGES, Run, Study
 from polyv.evaluation.suites import locate_media
@@ -96,8 +96,11 @@ def _work(jobs: list[Run], workers: int, is_late: Callable[[], bool], config: st
                 bar.update()
                 if process.returncode:
                     failed[job.name] = f"{job.name}, see {_log(job)}"
-                else:
+                    continue
+                try:
                     write_results(job.study, f"polyv ablate --config {config}")
+                except (OSError, ValueError) as error:  # the other runs are worth more; the end will say it again
+                    bar.write(f"{job.study.results}: not written, {error}")
     finally:
         for process in running:
             process.terminate()
@@ -136,6 +139,7 @@ def _work_on(study: Study, job: Run) -> None:
     if not is_as_the_study_says(job):
         write_whole(job.beside("recipe"), job.recipe())
     if not job.is_done():
+        note_commit(job)
         _train(job)
         _note_seconds(job, time.monotonic() - started)
     for test in job.tests():

@@ -8,7 +8,7 @@ drawn, its arms are compared, and the study goes on where its runs are not at ha
      "recipe": "9c1f…",            # `Run.recipe`, by which the study knows whether it still says so
      "questions": "77ab…",         # tells whether another arm was asked the same
      "seconds": 913.2,             # of training
-     "commit": "1a2b3c4",          # of the code, with "+" where it differed
+     "commit": "1a2b3c4",          # of the code when its training began or went on, with "+" where it differed
      "suites": {…}, "templates": {…},                # as in the report of `polyv evaluate`
      "right": "110 01 1…"}         # 1 a right answer; scenes are apart, in order of their names, and of their questions
 """
@@ -118,7 +118,7 @@ def _read(run: Run, test: Test) -> dict[str, Any]:
         "recipe": run.recipe(),
         "questions": hashlib.sha256(asked.encode()).hexdigest()[:16],
         "seconds": _seconds(run),
-        "commit": _commit(),
+        "commit": noted.read_text().strip() if (noted := run.beside("commit")).is_file() else None,
         "suites": report["suites"],
         "templates": report["templates"],
         "right": right,
@@ -143,15 +143,20 @@ def _seconds(run: Run) -> float:
     return round(sum(seen.values()), 1)
 
 
-def _commit() -> str | None:
-    """Of the code that runs, with "+" where it differs from what is committed."""
+def note_commit(run: Run) -> None:
+    """Write down which code trains a run: the commit, with "+" where the code differs from it; nothing where the code
+    is in no repository."""
+
+    def git(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True)
+
     try:
-        named = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+"], cwd=Path(__file__).parent, capture_output=True, text=True
-        )
+        commit = git("describe", "--always").stdout.strip()
+        differs = git("diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude)docs").returncode
     except OSError:
-        return None
-    return named.stdout.strip() or None
+        return
+    if commit:
+        write_whole(run.beside("commit"), f"{commit}{'+' if differs else ''}\n")
 
 
-__all__ = ["gather", "is_as_the_study_says", "is_measured", "kept_file", "read_kept"]
+__all__ = ["gather", "is_as_the_study_says", "is_measured", "kept_file", "note_commit", "read_kept"]

@@ -200,10 +200,12 @@ def test_a_study_goes_on_from_what_is_kept(tmp_path, monkeypatch):
     for test in full.tests():
         put(full, test, 0.5)
     full.beside("seconds").write_text("30\n")
+    full.beside("commit").write_text("1a2b3c4+\n")
     before = write_results(study, "x")
     assert "compared" not in before
     kept = Path("results.runs.jsonl").read_text()
     assert [json.loads(line)["right"] for line in kept.splitlines()] == ["10 0", "10 0"]
+    assert [json.loads(line)["commit"] for line in kept.splitlines()] == ["1a2b3c4+"] * 2
     # Made otherwise by now: what lies there is neither gone on with nor called the new arm.
     Path("recipe.yaml").write_text("max_steps: 2")
     with pytest.raises(ValueError, match=r"video/seed-1/full: it was made with other settings.*\n?.*rm -r runs/video"):
@@ -336,7 +338,7 @@ def test_a_study_runs_is_interrupted_and_goes_on(dense, data, tmp_path, monkeypa
     assert Path("runs/seed-0/full.results.report.json").stat().st_mtime_ns == written
     results = json.loads(Path("results.json").read_text())["results"]
     assert {row["arm"] for row in results} == {"full", "bad"} and {row["n"] for row in results} == {3}
-    (answers,) = Path("runs/seed-0").glob("full.answers.jsonl")
+    (answers,) = Path("runs/seed-0").glob("full.results.answers.jsonl")
     assert len(answers.read_text().splitlines()) == 3
     assert AutoConfig.from_pretrained("runs/seed-0/full").text_config.num_experts == 2
     assert ablate.run("study.yaml", hours=0.0)["results"] == results
