@@ -63,7 +63,7 @@ class Study:
     against: list[str] = field(default_factory=list)
 
     def __post_init__(self):
-        names = [step.get("name") for step in self.steps]
+        names = [str(step.get("name")) for step in self.steps]
         for step in self.steps:
             unknown = sorted(set(step) - {"name", "stage", "from", "config", "set", "arm", "seeds", "cases"})
             if unknown or not isinstance(step.get("name"), str) or names.count(step["name"]) > 1:
