@@ -29,8 +29,8 @@ def write_results(study: Study, command: str) -> dict[str, Any]:
     seconds: dict[str, dict[str, float]] = defaultdict(dict)
     for run, _, measured in found:
         seconds[_label(run)][str(run.seed)] = measured["seconds"]
-    commits = sorted({measured["commit"] or "?" for _, _, measured in found})
-    results |= {"seconds": seconds, "command": command, "commit": ", ".join(commits)}
+    commits = sorted({measured["commit"] for _, _, measured in found if measured["commit"]})  # untuned has none
+    results |= {"seconds": seconds, "command": command, "commit": ", ".join(commits) or "?"}
     if study.against:
         results["compared"] = compare_all(found, study.against)
     out = Path(study.results)
