@@ -20,7 +20,7 @@ from trl import SFTConfig
 
 from polyv import PolyVForConditionalGeneration
 from polyv.cli import main
-from polyv.evaluation import ablate
+from polyv.evaluation import ablate, measurements
 from polyv.evaluation.results import above_prior, to_markdown, write_results
 from polyv.evaluation.study import STAGES, Run, Study, Test
 from polyv.evaluation.widen import widen
@@ -225,6 +225,35 @@ def test_a_study_goes_on_from_what_is_kept(tmp_path, monkeypatch):
     Path("results.runs.jsonl").write_text(kept + "[1]\n")
     with pytest.raises(ValueError, match=r"results.runs.jsonl, line 3: it is no measurement"):
         write_results(study, "x")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_run_notes_the_code_that_trains_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("runs/video/seed-0").mkdir(parents=True)
+    run = Study(**SETTINGS).runs()[0]
+    (tmp_path / "repository/docs").mkdir(parents=True)
+    (tmp_path / "repository/evaluation").mkdir()
+    code, docs = (tmp_path / "repository" / name for name in ("evaluation/code.py", "docs/results.md"))
+    monkeypatch.setattr(measurements, "__file__", str(code))
+    code.write_text("1")
+    docs.write_text("1")
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(["git", *who, *words], cwd=docs.parents[1], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    git("init")
+    git("add", str(tmp_path / "repository"))
+    git("commit", "-m", "x")
+    commit = git("describe", "--always")
+    docs.write_text("2")  # what is measured is written there
+    measurements.note_commit(run)
+    assert run.beside("commit").read_text() == f"{commit}\n"
+    code.write_text("2")
+    measurements.note_commit(run)
+    assert run.beside("commit").read_text() == f"{commit}+\n"
 
 
 @pytest.fixture(scope="module")
