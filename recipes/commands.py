@@ -106,7 +106,7 @@ def _cache(args: argparse.Namespace, rest: list[str]) -> None:
 def _probe(args: argparse.Namespace, rest: list[str]) -> None:
     from polyv.recipes.probe import run
 
-    settings = {"less_still": True} if args.less_still else {}
+    settings = {name: getattr(args, name) for name in ("less_still", "modality", "first") if getattr(args, name)}
     run(args.teacher, args.train, args.test, args.out, args.seed, settings=settings)
 
 
@@ -277,17 +277,21 @@ polyv.recipes.teacher_spatial); or the truth of the simulated world, an upper bo
         teachers,
         "probe",
         _probe,
-        "what a teacher knows of motion and depth, by linear probes",
+        "what a teacher, or a student's <synergy>, knows of motion and depth, by linear probes",
         """\
 Fit linear probes on a teacher's features of a world's scenes, and measure them on another world's: how well do they
 tell what moves, falls and hits, and how far away things are? Beside it the same for the mean colours of the pixels,
-and for a network of the same shape that was never trained.""",
+and for a network of the same shape that was never trained. Of a PolyV, the hidden state that <synergy>'s heads read is
+probed: what did it learn from its teachers?""",
         """\
-  polyv teachers probe --teacher runs/teacher-temporal --train data/train --test data/validation""",
+  polyv teachers probe --teacher runs/teacher-temporal --train data/train --test data/validation
+  polyv teachers probe --teacher runs/polyv-nano-distilled --modality video --train data/train --test data/validation""",
     )
     probe.add_argument("--teacher", metavar="TEACHER", required=True, help="a folder, or a name on the Hub")
     probe.add_argument("--train", metavar="WORLD", type=Path, required=True, help="world to fit the probes on")
     probe.add_argument("--test", metavar="WORLD", type=Path, required=True, help="world to measure them on")
     probe.add_argument("--out", metavar="FILE", type=Path, default=Path("probe.json"), help="default: %(default)s")
     probe.add_argument("--less-still", action="store_true", help=LESS_STILL)
+    probe.add_argument("--modality", choices=("video", "scene"), help="of a PolyV: what it is asked about")
+    probe.add_argument("--first", action="store_true", help="of a PolyV: show it the first frame or view alone")
     probe.add_argument("--seed", type=int, default=0, help="of the untrained network (default: %(default)s)")

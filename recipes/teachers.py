@@ -10,6 +10,7 @@ Source: paper, section on training, stage 2; SPEC §3.
 """
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,17 +19,21 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
+from PIL import Image
 from torch import nn
 from transformers import AutoModel, AutoVideoProcessor
 
 from polyv.hub.checkpoints import check_name
+from polyv.modeling_polyv.modeling_polyv import PolyVForConditionalGeneration
 from polyv.processing.posed_views import PosedViews
+from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.processing.view_sampling import Sampling, read_video, select_views
 from polyv.recipes.multiview import MultiViewModel
 from polyv.recipes.oracle import OracleTeacher
 
 
 VGGT_SIDE, VGGT_PATCH = 518, 14
+PROMPT = "What happens?"
 
 
 class Teacher(Protocol):
@@ -171,6 +176,57 @@ class MultiViewTeacher:
         return self.model(images[None].to(self.model.device)).features[0].float().cpu()
 
 
+class SynergyState:
+    """A PolyV's own hidden state at `<synergy>`, as its heads read it: what a student knows, for probes to tell.
+
+    Args:
+        name: folder or Hub name of a PolyV checkpoint.
+        modality: what it is asked about, a video or a scene.
+        first: show it the first frame or the first view alone, as an image.
+        device: where it runs.
+
+    Raises:
+        ValueError: the checkpoint has no `<synergy>`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        modality: Literal["video", "scene"] = "video",
+        first: bool = False,
+        device: str | torch.device = "cpu",
+    ):
+        loaded = PolyVForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
+        self.model = loaded.eval().requires_grad_(False).to(device)
+        self.processor = PolyVProcessor.from_pretrained(name)
+        config = self.model.config
+        if config.synergy_token_id is None:
+            raise ValueError(f"teacher={name}: it is a PolyV without `<synergy>` (synergy_token_id is null).")
+        self.name, self.modality, self.first = name, modality, first
+        self.size = config.num_synergy_tokens * config.text_config.hidden_size
+        self.fingerprint = fingerprint(self.model, modality=modality, first=first)
+
+    @torch.no_grad()
+    def __call__(self, medium: Any) -> torch.Tensor:
+        kind = "image" if self.first else self.modality
+        shown = self._first_picture(medium) if self.first else medium
+        content = [{"type": kind, kind: shown}, {"type": "text", "text": PROMPT}]
+        inputs = self.processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+        ).to(self.model.device)  # fmt: skip
+        states = self.model(**inputs, output_hidden_states=True, logits_to_keep=1).hidden_states
+        is_synergy = inputs["input_ids"] == self.model.config.synergy_token_id
+        return states[self.model.config.synergy_layer][is_synergy].flatten()[None, None, None].float().cpu()
+
+    def _first_picture(self, medium: Any) -> Image.Image:
+        if self.modality == "video":
+            pictures, _ = read_video(medium, Sampling(min_frames=2, max_frames=2, multiple=1))
+        else:
+            pictures = (medium if isinstance(medium, PosedViews) else PosedViews.load(medium)).images
+        return Image.fromarray(pictures[0])
+
+
 def read_views(medium: Any, limit: int | None) -> torch.Tensor:
     """At most `limit` of a scene's pictures, spread over them, [V, 3, H, W] in 0 to 1. Depth and poses are not shown to
     a teacher: both spatial ones tell them from pictures."""
@@ -189,19 +245,29 @@ def fingerprint(model: nn.Module, **settings: Any) -> str:
 
 
 def load_teacher(name: str, device: str | torch.device = "cpu", **settings: Any) -> Teacher:
-    """The teacher in a folder, or of a name on the Hub; which of the three kinds it is, its config.json tells.
+    """The teacher in a folder, or of a name on the Hub; which kind it is, its config.json tells.
 
     Args:
         name: of the checkpoint; or "world:temporal" or "world:spatial", see `polyv.recipes.oracle`.
         device: where it runs.
-        settings: of the teacher: `frames` and `less_still` of a temporal one, `views` of a spatial one.
+        settings: of the teacher: `frames` and `less_still` of a temporal one, `views` of a spatial one, `modality` and
+            `first` of a PolyV, whose `<synergy>` is probed (`SynergyState`).
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: the checkpoint is none of the three, or does not take a setting.
+        ValueError: the checkpoint is none of these, or does not take a setting.
     """
-    if name.startswith("world:"):
-        return OracleTeacher(name, device=device, **settings)
+    kind: Callable[..., Teacher] = OracleTeacher if name.startswith("world:") else _kind(name)
+    known = [setting for setting in inspect.signature(kind).parameters if setting not in ("name", "device")]
+    for setting, value in settings.items():
+        if setting not in known:
+            raise ValueError(
+                f"{setting}={value}: the teacher {name} takes {' and '.join(known) or 'no setting'}; leave it out."
+            )
+    return kind(name, device=device, **settings)
+
+
+def _kind(name: str) -> Callable[..., Teacher]:
     check_name("teacher", name)
     path = Path(name) / "config.json" if Path(name).is_dir() else Path(hf_hub_download(name, "config.json"))
     if not path.is_file():
@@ -210,6 +276,7 @@ def load_teacher(name: str, device: str | torch.device = "cpu", **settings: Any)
     kinds: dict[str | None, Callable[..., Teacher]] = {
         "vjepa2": VJEPA2Teacher,
         "polyv_multiview": MultiViewTeacher,
+        "polyv": SynergyState,
         None: VGGTTeacher,
     }
     # VGGT's own config.json is of a bare PyTorch model: sizes, and no type.
@@ -217,9 +284,9 @@ def load_teacher(name: str, device: str | torch.device = "cpu", **settings: Any)
     if kind not in kinds or (kind is None and "embed_dim" not in config):
         raise ValueError(
             f"teacher={name}: its config.json says model_type {kind!r}, expected that of V-JEPA 2 (vjepa2), of a "
-            "small spatial teacher (polyv_multiview), or VGGT's, which has none."
+            "small spatial teacher (polyv_multiview), of a student to probe (polyv), or VGGT's, which has none."
         )
-    return kinds[kind](name, device=device, **settings)
+    return kinds[kind]
 
 
-__all__ = ["MultiViewTeacher", "Teacher", "VGGTTeacher", "VJEPA2Teacher", "load_teacher"]
+__all__ = ["MultiViewTeacher", "SynergyState", "Teacher", "VGGTTeacher", "VJEPA2Teacher", "load_teacher"]

@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import VJEPA2Config, VJEPA2Model, VJEPA2VideoProcessor
 
+from polyv import PolyVForConditionalGeneration
 from polyv.recipes.multiview import MultiViewConfig, MultiViewModel
 from polyv.recipes.probe import explained, geometry, motion, probe, ranked, run
+from polyv.recipes.teachers import PROMPT, SynergyState, load_teacher
 from polyv.world.make import iter_records, make_world
+from polyv.world.media import write_video
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +99,66 @@ def test_a_probe_reports_the_teacher_beside_what_knows_nothing(worlds, teachers,
     trained, untrained = (report["scores"][f"{whose}, pooled"] for whose in ("teacher", "untrained"))
     assert trained.keys() == report["metrics"].keys() and trained != untrained
     assert capsys.readouterr().out.count("\n|") >= 1 + len(report["n"])
+
+
+@pytest.fixture
+def polyv(dense, processor, tmp_path):
+    for part in (dense, processor):
+        part.save_pretrained(tmp_path / "dense")
+    return PolyVForConditionalGeneration.from_pretrained(tmp_path / "dense", dtype=torch.float32)
+
+
+@pytest.fixture
+def student(polyv, processor, tmp_path):
+    """A PolyV that was never trained, with its processor."""
+    polyv.save_pretrained(tmp_path / "student")
+    processor.save_pretrained(tmp_path / "student")
+    return str(tmp_path / "student")
+
+
+@pytest.mark.parametrize("settings", [{"modality": "scene"}, {"modality": "video", "first": True}])
+def test_a_student_is_probed_beside_what_knows_nothing(worlds, student, tmp_path, settings):
+    report = run(student, worlds / "train", worlds / "validation", tmp_path / "p.json", settings=settings)
+    assert {"teacher, pooled", "untrained, pooled", "mean colours"} == report["scores"].keys()
+    assert settings.items() <= report.items()
+
+
+def test_a_students_state_is_what_its_heads_read(worlds, student, polyv, processor):
+    record = next(iter_records(worlds / "train"))
+    clip = worlds / "train" / record.media.video
+    with torch.no_grad():
+        foreseen = polyv.temporal_head(load_teacher(student)(clip)[0, 0])
+    content = [{"type": "video", "video": clip}, {"type": "text", "text": PROMPT}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+    )  # fmt: skip
+    with torch.no_grad():
+        assert torch.allclose(foreseen, polyv.eval()(**inputs).synergy_temporal, atol=1e-5)
+
+
+def test_a_student_is_shown_the_first_frame_alone(student, tmp_path):
+    frames = np.zeros((8, 32, 32, 3), np.uint8)
+    frames[4:, 8:24, 8:24] = 255  # what happens later
+    write_video(tmp_path / "moves.mp4", frames, 8.0)
+    write_video(tmp_path / "still.mp4", np.zeros_like(frames), 8.0)
+    for first in (True, False):
+        see = SynergyState(student, first=first)
+        moves, still = (see(tmp_path / name) for name in ("moves.mp4", "still.mp4"))
+        assert torch.allclose(moves, still, atol=1e-3) == first
+
+
+def test_a_student_needs_a_synergy_token_and_a_teacher_its_own_settings(student, teachers, polyv):
+    with pytest.raises(ValueError, match=r"views=4: the teacher .* takes modality and first; leave it out"):
+        load_teacher(student, views=4)
+    with pytest.raises(ValueError, match=r"first=True: the teacher .* takes frames and less_still; leave it out"):
+        load_teacher(str(teachers / "temporal"), first=True)
+    with pytest.raises(ValueError, match="less_still=True: the teacher world:temporal takes no setting"):
+        load_teacher("world:temporal", less_still=True)
+    polyv.config.synergy_token_id = None
+    polyv.config.save_pretrained(student)
+    with pytest.raises(ValueError, match="it is a PolyV without `<synergy>`"):
+        SynergyState(student)
 
 
 def test_truth_and_its_own_split_are_refused(worlds, teachers, tmp_path):
