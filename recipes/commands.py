@@ -261,6 +261,7 @@ polyv.recipes.teacher_spatial); or the truth of the simulated world, an upper bo
         """\
   polyv teachers cache --teacher facebook/vjepa2-vitl-fpc64-256 --dataset mine.jsonl --out targets-temporal
   polyv teachers cache --teacher runs/teacher-spatial --dataset data/train/contents.jsonl --out runs/targets-spatial""",
+        loads_models=True,
     )
     cache.add_argument("--teacher", metavar="TEACHER", required=True, help="a folder, or a name on the Hub")
     cache.add_argument("--dataset", metavar="FILE", nargs="+", required=True, help="JSONL files, or names on the Hub")
@@ -286,6 +287,7 @@ probed: what did it learn from its teachers?""",
         """\
   polyv teachers probe --teacher runs/teacher-temporal --train data/train --test data/validation
   polyv teachers probe --teacher runs/polyv-nano-distilled --modality video --train data/train --test data/validation""",
+        loads_models=True,
     )
     probe.add_argument("--teacher", metavar="TEACHER", required=True, help="a folder, or a name on the Hub")
     probe.add_argument("--train", metavar="WORLD", type=Path, required=True, help="world to fit the probes on")

@@ -2,6 +2,10 @@
 """Linear probes: what they score, and what they are asked of."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +125,14 @@ def test_a_student_is_probed_beside_what_knows_nothing(worlds, student, tmp_path
     report = run(student, worlds / "train", worlds / "validation", tmp_path / "p.json", settings=settings)
     assert {"teacher, pooled", "untrained, pooled", "mean colours"} == report["scores"].keys()
     assert settings.items() <= report.items()
+
+
+def test_the_command_knows_a_student(worlds, student, tmp_path):
+    command = [Path(sys.executable).with_name("polyv"), "teachers", "probe", "--teacher", student, "--first"]
+    worlds_and_out = ["--train", worlds / "train", "--test", worlds / "validation", "--out", tmp_path / "p.json"]
+    done = subprocess.run([*command, *worlds_and_out], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert "| falls? |" in done.stdout and "instantiate a model of type" not in done.stderr
 
 
 def test_a_students_state_is_what_its_heads_read(worlds, student, polyv, processor):
