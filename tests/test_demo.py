@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from polyv.demo import Asked, choose_questions, draw, medium, run, table
+from polyv.demo import Asked, choose_questions, describe, draw, medium, pick_difference, run, table
 from polyv.evaluation.evaluate import PRIOR
 from polyv.world import priors
 
@@ -81,8 +81,39 @@ def test_a_long_question_wraps_and_loses_nothing():
     assert set(question.split()) <= set(words)
 
 
+FOUND = {
+    "study": "study.yaml",
+    "arms": ["dense", "full"],
+    "seed": 0,
+    "world": {"split": "test", "seed": 3, "size": 112},
+    "counts": {"both": 1500, "dense": 200, "full": 301, "neither": 999},
+    "questions": [
+        {
+            "question": "Which video shows a fall, the first or the second?",
+            "answer": "second",
+            "given": ["first", "Second."],
+            "media": [{"type": "video", "video": f"scenes/00000{i}/video.mp4"} for i in (1, 0)],
+        }
+    ],
+}
+
+
+def test_the_question_that_two_models_answer_otherwise_is_shown_with_its_own_scenes(small_world, tmp_path):
+    difference = pick_difference(FOUND, 7, tmp_path)
+    made = [Path(part["video"]) for part in difference.media]
+    assert [file.read_bytes() for file in made] == [
+        (small_world / "scenes" / name / "video.mp4").read_bytes() for name in ("000001", "000000")
+    ]
+    written = made[0].stat().st_mtime_ns
+    assert pick_difference(FOUND, 7, tmp_path) == difference and made[0].stat().st_mtime_ns == written
+    text = describe(difference)
+    assert "dense ✗ first      full ✓ Second.      (truth: second)" in text
+    assert "Of all 3,000 test questions both are right on 1,500, dense alone on 200, full alone on 301" in text
+
+
 def test_the_picture_shows_every_medium(small_world, tmp_path):
-    draw(small_world / "scenes" / "000000", ASKED, tmp_path / "demo.png")
+    difference = pick_difference(FOUND, 7, tmp_path)
+    draw(small_world / "scenes" / "000000", ASKED, tmp_path / "demo.png", difference)
     with Image.open(tmp_path / "demo.png") as picture:
         assert picture.width > 1000 and len(set(picture.convert("L").resize((60, 60)).tobytes())) > 20
 

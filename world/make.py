@@ -98,7 +98,7 @@ def _make_scenes(
     for half in (folder / "scenes").glob(".*"):
         shutil.rmtree(half)
     missing = [index for index in range(scenes) if not (folder / "scenes" / scene_name(index)).exists()]
-    one = partial(_make_scene, folder=folder, seed=seed, size=size, split=split)
+    one = partial(make_scene, folder=folder, seed=seed, size=size, split=split)
     with tqdm(
         total=scenes, initial=scenes - len(missing), desc=f"{split} scenes", unit="scene", disable=not progress
     ) as bar:
@@ -245,9 +245,15 @@ def _write_manifest(folder: Path, content: dict) -> None:
     temporary.replace(folder / _MANIFEST)
 
 
-def _make_scene(index: int, folder: Path, seed: int, size: int, split: Split) -> None:
+def make_scene(index: int, folder: Path, seed: int, size: int, split: Split) -> None:
+    """Render one scene of a world into `folder`/scenes, whole or not at all.
+
+    Args:
+        index: which of the split's scenes of that seed; they do not depend on how many a world has.
+        folder, seed, size, split: as for `make_world`.
+    """
     name = scene_name(index)
     half, whole = folder / "scenes" / f".{name}", folder / "scenes" / name
-    half.mkdir()
+    half.mkdir(parents=True)
     write_scene(build(split, seed, index), half, size)
     half.rename(whole)

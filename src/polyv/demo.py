@@ -2,12 +2,13 @@
 """`polyv demo`: an unseen scene as image, video and posed RGB-D views, questions about it, and a picture of it all."""
 
 import json
+import random
 import secrets
 import textwrap
 from collections.abc import Iterable
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
@@ -16,10 +17,11 @@ from PIL import Image
 from transformers.utils import logging
 
 from polyv.ask import answer, load
+from polyv.evaluation import disagreements
 from polyv.evaluation.metrics import normalise
 from polyv.evaluation.suites import locate_media
 from polyv.processing.posed_views import PosedViews
-from polyv.world.make import make_world
+from polyv.world.make import make_scene, make_world
 
 
 KINDS = ("image", "video", "scene")
@@ -38,9 +40,32 @@ class Asked(NamedTuple):
     def right(self) -> bool:
         return normalise(self.answer) == normalise(self.truth)
 
+    @property
+    def mark(self) -> str:
+        return "✓" if self.right else "✗"
+
+
+class Difference(NamedTuple):
+    """A question that two models answered otherwise.
+
+    Attributes:
+        study: whose arms they are.
+        question: its text.
+        asked: of each model, with its name as `kind`, what it answered.
+        media: what the question is about, as in a message.
+        score: how often which was right.
+    """
+
+    study: str
+    question: str
+    asked: list[Asked]
+    media: list[dict[str, str]]
+    score: str
+
 
 def run(model: str, seed: int | None, out: Path) -> Path:
-    """Make a scene of the test split, ask `model` a dozen questions about it, print them and draw them.
+    """Make a scene of the test split, ask `model` a dozen questions about it, print them and draw them, and a question of
+    the ablation on which training with experts and teachers made a difference.
 
     Args:
         model: folder or Hub name of a checkpoint.
@@ -77,10 +102,56 @@ def run(model: str, seed: int | None, out: Path) -> Path:
   polyv ask --video your_clip.mp4 "..."      polyv ask --scene your_scan/ "..."
 It learned from scenes like these only: expect nothing of photographs. Train on your own data: see README.md.
 """)
+    difference = pick_difference(
+        json.loads(disagreements.FILE.read_text(encoding="utf-8")), seed, folder / "difference"
+    )
+    print(describe(difference))
     picture = folder / "demo.png"
-    draw(scene, asked, picture)
+    draw(scene, asked, picture, difference)
     print(picture)
     return picture
+
+
+def pick_difference(found: dict[str, Any], seed: int, folder: Path) -> Difference:
+    """Draw one of the questions that two trained models answered otherwise, and make its scenes again in `folder`.
+
+    Args:
+        found: what `polyv.evaluation.disagreements` wrote.
+        seed: of the draw.
+        folder: made if needed; scenes that it holds are kept.
+    """
+    row = random.Random(seed).choice(found["questions"])
+    for part in row["media"]:
+        place = folder / part[part["type"]]
+        name = place.relative_to(folder / "scenes").parts[0]
+        if not (folder / "scenes" / name).exists():
+            make_scene(int(name), folder, **found["world"])
+    one, other = found["arms"]
+    right = found["counts"]
+    score = (
+        f"Of all {sum(right.values()):,} test questions both are right on {right['both']:,}, {one} alone on {right[one]:,}, "
+        f"{other} alone on {right[other]:,}, neither on {right['neither']:,}."
+    )
+    asked = [
+        Asked(arm, row["question"], given, row["answer"])
+        for arm, given in zip((one, other), row["given"], strict=True)
+    ]
+    [message] = locate_media([{"content": row["media"]}], folder)
+    return Difference(f"{found['study']}, seed {found['seed']}", row["question"], asked, message["content"], score)
+
+
+def describe(difference: Difference) -> str:
+    """Question, both answers, the truth, and how often which model was right, as text."""
+    one, other = (asked.kind for asked in difference.asked)
+    media = " and ".join(part[part["type"]] for part in difference.media)
+    answers = "      ".join(f"{asked.kind} {asked.mark} {asked.answer}" for asked in difference.asked)
+    return f"""\
+Do experts and teachers pay? "{one}" was tuned without, "{other}" with both, on the same data for as many steps ({difference.study}).
+A question that they answer otherwise, drawn at random, about {media}:
+  {textwrap.fill(difference.question, 100, subsequent_indent="  ")}
+  {answers}      (truth: {difference.asked[0].truth})
+{difference.score}
+"""
 
 
 def medium(row: dict) -> str:
@@ -115,35 +186,64 @@ def table(asked: list[Asked]) -> str:
     lines = [f"{'':7} {'question':<{width}}   {'answer':<12} truth"]
     for one in asked:
         first, *rest = textwrap.wrap(one.question, width)
-        mark = "✓" if one.right else "✗"
-        lines.append(f"{one.kind:<7} {first:<{width}} {mark} {one.answer:<12} {one.truth}")
+        lines.append(f"{one.kind:<7} {first:<{width}} {one.mark} {one.answer:<12} {one.truth}")
         lines += [f"{'':7} {line}" for line in rest]
     return "\n".join(lines)
 
 
-def draw(scene: Path, asked: list[Asked], picture: Path) -> None:
-    """Draw one row a medium: what the model saw on the left, questions and answers on the right."""
-    video, views = _frames(scene / "video.mp4"), PosedViews.load(scene / "scene").images
-    shown = {
-        "image": ("Image", [np.asarray(Image.open(scene / "image.png").convert("RGB"))]),
-        "video": (f"Video, {len(video)} frames", _spread(video, 6)),
-        "scene": (f"3D scene, {len(views)} posed RGB-D views", _spread(list(views), 6)),
-    }
-    figure = Figure(figsize=(11.5, 8.6), layout="constrained", facecolor="white")
-    parts: Any = figure.subfigures(3, 1)
+def draw(scene: Path, asked: list[Asked], picture: Path, difference: Difference) -> None:
+    """Draw one row a medium: what the model saw on the left, questions and answers on the right; and below, the question
+    that two models answered otherwise."""
+    figure = Figure(figsize=(11.5, 11.2), layout="constrained", facecolor="white")
+    *parts, last = cast(Any, figure.subfigures(4, 1))
+    names = {"image": "image.png", "video": "video.mp4", "scene": "scene"}
     for part, kind in zip(parts, KINDS, strict=True):
         left, right = part.subfigures(1, 2, width_ratios=(4.2, 7.3))
-        title, pictures = shown[kind]
-        left.suptitle(title, fontsize=12, fontweight="bold", x=0.02, ha="left")
-        columns = 1 if len(pictures) == 1 else 3
-        grid = left.subplots(-(-len(pictures) // columns), columns, squeeze=False)
-        for axes, pixels in zip(grid.flat, pictures, strict=False):
-            axes.imshow(pixels)
-        for axes in grid.flat:
-            axes.set_anchor("W")
-            axes.axis("off")
+        _show(left, [{"type": kind, kind: str(scene / names[kind])}])
         _write(right, [one for one in asked if one.kind == kind])
+    left, right = last.subfigures(1, 2, width_ratios=(4.2, 7.3))
+    _show(left, difference.media)
+    names = " and ".join(one.kind for one in difference.asked)
+    right.text(0.0, 0.98, f"What {names} answer otherwise", fontsize=12, fontweight="bold", va="top")
+    question = textwrap.fill(difference.question, 88)
+    right.text(0.0, 0.84, question, fontsize=10, color="#222222", va="top", linespacing=1.1)
+    for line, one in enumerate(difference.asked):
+        _write_answer(right, 0.75 - 0.07 * question.count("\n") - 0.1 * line, one, f"{one.kind}: ")
+    right.text(0.0, 0.4, textwrap.fill(difference.score, 88), fontsize=10, color="#222222", va="top")
     figure.savefig(picture, dpi=110)
+
+
+def _show(part, media: list[dict[str, str]]) -> None:
+    """The pictures of one medium, or of several of a kind, under a title."""
+    kind = media[0]["type"]
+    seen = [_pictures(entry) for entry in media]
+    title = {
+        "image": "Image",
+        "video": f"Video, {len(seen[0])} frames",
+        "scene": f"3D scene, {len(seen[0])} posed RGB-D views",
+    }
+    part.suptitle(
+        ", and ".join([title[kind], *["another"] * (len(media) - 1)]),
+        fontsize=12,
+        fontweight="bold",
+        x=0.02,
+        ha="left",
+    )
+    columns = len(seen) if kind == "image" else 3
+    shown = [picture for pictures in seen for picture in _spread(pictures, 6 // len(seen))]
+    grid = part.subplots(-(-len(shown) // columns), columns, squeeze=False)
+    for axes, pixels in zip(grid.flat, shown, strict=False):
+        axes.imshow(pixels)
+    for axes in grid.flat:
+        axes.set_anchor("W")
+        axes.axis("off")
+
+
+def _pictures(entry: dict[str, str]) -> list[np.ndarray]:
+    path = Path(entry[entry["type"]])
+    if entry["type"] == "video":
+        return _frames(path)
+    return list(PosedViews.load(path).images) if path.is_dir() else [np.asarray(Image.open(path).convert("RGB"))]
 
 
 def _write(part, asked: list[Asked]) -> None:
@@ -151,11 +251,15 @@ def _write(part, asked: list[Asked]) -> None:
         top = 0.94 - line * 0.96 / max(len(asked), 4)
         question = textwrap.fill(one.question, 88)
         part.text(0.0, top, question, fontsize=10, color="#222222", va="top", linespacing=1.1)
-        truth = "" if one.right else f"   (truth: {one.truth})"
-        text = f"{'✓' if one.right else '✗'} {one.answer}{truth}"
-        colour = "#1a7f37" if one.right else "#b42318"
-        below = top - 0.07 * (1 + question.count("\n"))
-        part.text(0.02, below, text, fontsize=11, color=colour, va="top", fontweight="bold")
+        _write_answer(part, top - 0.07 * (1 + question.count("\n")), one)
+
+
+def _write_answer(part, top: float, one: Asked, name: str = "") -> None:
+    truth = "" if one.right else f"   (truth: {one.truth})"
+    colour = "#1a7f37" if one.right else "#b42318"
+    part.text(
+        0.02, top, f"{name}{one.mark} {one.answer}{truth}", fontsize=11, color=colour, va="top", fontweight="bold"
+    )
 
 
 def _spread(pictures: list, count: int) -> list:
