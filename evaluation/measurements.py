@@ -8,6 +8,7 @@ drawn, its arms are compared, and the study goes on where its runs are not at ha
      "recipe": "9c1f…",            # `Run.recipe`, by which the study knows whether it still says so
      "questions": "77ab…",         # tells whether another arm was asked the same
      "seconds": 913.2,             # of training
+     "flops": 3.1e6,               # of the decoder, for each token of a prompt of TOKENS
      "commit": "1a2b3c4",          # of the code when its training began or went on, with "+" where it differed
      "suites": {…}, "templates": {…},                # as in the report of `polyv evaluate`
      "right": "110 01 1…"}         # 1 a right answer; scenes are apart, in order of their names, and of their questions
@@ -20,9 +21,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig
+
 from polyv.evaluation.evaluate import write_whole
+from polyv.evaluation.flops import decoder_flops
 from polyv.evaluation.metrics import normalise
 from polyv.evaluation.study import Run, Study, Test
+
+
+TOKENS = 256
+"""Length of the prompt for whose tokens operations are counted: a clip of four pairs of frames at nano size, and a question."""
 
 
 def kept_file(study: Study) -> Path:
@@ -118,6 +126,7 @@ def _read(run: Run, test: Test) -> dict[str, Any]:
         "recipe": run.recipe(),
         "questions": hashlib.sha256(asked.encode()).hexdigest()[:16],
         "seconds": _seconds(run),
+        "flops": _flops(run.folder),
         "commit": noted.read_text().strip() if (noted := run.beside("commit")).is_file() else None,
         "suites": report["suites"],
         "templates": report["templates"],
@@ -141,6 +150,14 @@ def _seconds(run: Run) -> float:
 
     add(run)
     return round(sum(seen.values()), 1)
+
+
+def _flops(checkpoint: Path) -> float | None:
+    """A token's, of the decoder; None where the checkpoint is not at hand, as one named on the Hub."""
+    if not (checkpoint / "config.json").is_file():
+        return None
+    config = AutoConfig.from_pretrained(checkpoint).text_config
+    return decoder_flops(config, TOKENS, TOKENS, logits=1) / TOKENS
 
 
 def note_commit(run: Run) -> None:

@@ -19,18 +19,20 @@ from polyv.evaluation.study import Run, Study, Test
 def write_results(study: Study, command: str) -> dict[str, Any]:
     """Write what the study's measured arms reached; returns what the JSON file holds.
 
-    Of a study on a world: {"arms": {arm: {seed: {suite: accuracy}}}, "prior": {suite: …}, "n": {suite: …}, "seconds",
-    "command", "commit"}. Of one on files of questions: {"results": [{the fields of the case, "arm", "seed", "suite",
+    Of a study on a world: {"arms": {arm: {seed: {suite: accuracy}}}, "prior": {suite: …}, "n": {suite: …}, "flops":
+    {arm: …}, "seconds", "command", "commit"}. Of one on files of questions: {"results": [{the fields of the case, "arm", "seed", "suite",
     "template", "accuracy", "n", "prior"}], "seconds", "command", "commit"}; the template is null in a suite's own row. Of a
     study with `against` also "compared", what `polyv.evaluation.compare` gives.
     """
     found = gather(study)
     results = (_of_world if "world" in study.test else _of_questions)(found)
     seconds: dict[str, dict[str, float]] = defaultdict(dict)
+    flops = {}
     for run, _, measured in found:
         seconds[_label(run)][str(run.seed)] = measured["seconds"]
+        flops[_label(run)] = measured.get("flops")  # lines of other days have none
     commits = sorted({measured["commit"] for _, _, measured in found if measured["commit"]})  # untuned has none
-    results |= {"seconds": seconds, "command": command, "commit": ", ".join(commits) or "?"}
+    results |= {"flops": flops, "seconds": seconds, "command": command, "commit": ", ".join(commits) or "?"}
     if study.against:
         results["compared"] = compare_all(found, study.against)
     out = Path(study.results)
@@ -88,7 +90,7 @@ def _spread(values: list[float]) -> str:
 
 def _world_lines(results: dict[str, Any]) -> list[str]:
     suites = list(results["prior"])
-    head = ["arm", "seeds", "mean", "above the prior", "minutes", *suites]
+    head = ["arm", "seeds", "mean", "above the prior", "MFLOPs a token", "minutes", *suites]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     priors = [
         "prior",
@@ -96,14 +98,24 @@ def _world_lines(results: dict[str, Any]) -> list[str]:
         f"{mean(results['prior'].values()):.3f}",
         "0",
         "",
+        "",
         *map("{:.2f}".format, results["prior"].values()),
     ]
     for arm, seeds in results["arms"].items():
         means = [mean(accuracies.values()) for accuracies in seeds.values()]
         above = [mean(above_prior(a[s], results["prior"][s]) for s in suites) for a in seeds.values()]
         minutes = mean(results["seconds"][arm].values()) / 60
+        flops = results["flops"].get(arm)
         each = [f"{mean(accuracies[suite] for accuracies in seeds.values()):.2f}" for suite in suites]
-        cells = [arm, str(len(seeds)), _spread(means), _spread(above), f"{minutes:.0f}", *each]
+        cells = [
+            arm,
+            str(len(seeds)),
+            _spread(means),
+            _spread(above),
+            f"{flops / 1e6:.2f}" if flops else "",
+            f"{minutes:.0f}",
+            *each,
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, f"| {' | '.join(priors)} |"]
 

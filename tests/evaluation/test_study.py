@@ -18,7 +18,7 @@ import yaml
 from transformers import AutoConfig, AutoModelForImageTextToText
 from trl import SFTConfig
 
-from polyv import PolyVForConditionalGeneration
+from polyv import PolyVConfig, PolyVForConditionalGeneration
 from polyv.cli import main
 from polyv.evaluation import ablate, measurements
 from polyv.evaluation.results import above_prior, to_markdown, write_results
@@ -139,6 +139,12 @@ def put(run: Run, test: Test, accuracy: float) -> None:
     test.answers.write_text("".join(json.dumps(row) + "\n" for row in given))
 
 
+TEXT = {
+    "hidden_size": 8, "intermediate_size": 16, "moe_intermediate_size": 16, "num_hidden_layers": 2, "vocab_size": 32,
+    "num_attention_heads": 2, "num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2, "decoder_sparse_step": 2,
+}  # fmt: skip
+
+
 def test_the_table_has_what_was_measured(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("recipe.yaml").write_text("max_steps: 1")
@@ -153,11 +159,16 @@ def test_the_table_has_what_was_measured(tmp_path, monkeypatch):
         put(run, test, accuracy)
         (test.report.parent / "base.seconds").write_text("60\n")
         run.beside("seconds").write_text("30\n")
+        PolyVConfig(text_config=TEXT, synergy_token_id=None).save_pretrained(run.folder)
     results = write_results(study, "polyv ablate --config x")
     assert results["arms"] == {"arm": {"0": {"one": 0.6, "two": 0.6}, "1": {"one": 0.8, "two": 0.8}}}
     assert results["seconds"]["arm"] == {"0": 90.0, "1": 90.0} and results["n"] == {"one": 4, "two": 4}
     assert json.loads(Path("results.json").read_text()) == results
-    assert "| arm | 2 | 0.700 ± 0.141 | 0.400 ± 0.283 | 2 | 0.70 | 0.70 |" in Path("results.md").read_text()
+    # 256 tokens of two layers of width 8: attention's four matrices, the positions attended to, and three matrices of
+    # inner width 16, twice with a router of 4 rows in the second; one row of logits.
+    flops = 2 * (2 * 4 * 64 + 4 * 128.5 * 8) + 2 * 3 * 8 * 16 + 2 * (2 * 3 * 8 * 16 + 8 * 4) + 2 * 8 * 32 / 256
+    assert results["flops"] == {"arm": pytest.approx(flops)}
+    assert "| arm | 2 | 0.700 ± 0.141 | 0.400 ± 0.283 | 0.01 | 2 | 0.70 | 0.70 |" in Path("results.md").read_text()
     assert Path("results.png").stat().st_size > 5000
     assert above_prior(0.75, 0.5) == 0.5
 
