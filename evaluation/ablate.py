@@ -168,6 +168,10 @@ def _train(job: Run) -> None:
         options = job.options()
         merge: dict[str, Any] = {name: options.pop(name) for name in MODALITIES if name in options}
         upcycle_to_disk(job.start(), job.folder, merge, seed=job.seed, **options)
+    elif stage == "warm":
+        from polyv.recipes.warm_routers import warm_routers
+
+        warm_routers(job.start(), job.folder, seed=job.seed, **job.options())
     elif stage == "wide":
         from polyv.evaluation.widen import widen
 

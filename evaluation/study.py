@@ -4,7 +4,7 @@
 A study's YAML file has, beside its settings, `steps`, in the order of their importance:
 
     - name: full              # its folder is OUT/CASE/seed-S/full; a control's file OUT/CASE/seed-S/NAME.jsonl
-      stage: align            # caption, instruct, distill, align, pretrain, merge, wide or control; none: `from` as it is
+      stage: align            # caption, instruct, distill, align, pretrain, merge, warm, wide or control; none: `from` as it is
       from: full-coarse       # another step, or a checkpoint; becomes model_name_or_path
       config: recipes/polyv-nano/align.yaml
       set: {max_steps: 800}   # fields that differ from the recipe
@@ -27,7 +27,7 @@ import yaml
 
 
 STAGES = ("pretrain", "caption", "instruct", "distill", "align")
-TOOLS = ("merge", "wide", "control")
+TOOLS = ("merge", "warm", "wide", "control")
 _CHANGE_NOTHING = {"logging_steps", "save_steps", "save_total_limit", "report_to", "resume_from_checkpoint"}
 
 

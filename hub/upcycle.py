@@ -85,8 +85,7 @@ def upcycle_to_disk(
         OSError: the disk has no room for the result, or another process writes it.
     """
     out, merge = Path(out), dict(merge or {})
-    if os.path.lexists(out):
-        raise FileExistsError(f"out={out}: it exists already. Give another folder, or remove it.")
+    check_not_there(out)
     names = _name_experts(merge, plan, overrides)
     folders = {name: _folder(name, where) for name, where in {"general": source, **merge}.items()}
     dense = {name: _dense_config(name, folder) for name, folder in folders.items()}
@@ -160,6 +159,12 @@ def upcycle_to_disk(
     finally:
         os.close(lock)
     return out
+
+
+def check_not_there(out: Path) -> None:
+    """Refuse to write over what is there."""
+    if os.path.lexists(out):
+        raise FileExistsError(f"out={out}: it exists already. Give another folder, or remove it.")
 
 
 def placement(name: str | None, source: str | os.PathLike) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 
 import argparse
 import importlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,12 +83,25 @@ def _train(args: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _merge(args: argparse.Namespace, rest: list[str]) -> None:
-    from polyv.hub.upcycle import placement, upcycle_to_disk
+    from polyv.hub.upcycle import check_not_there, placement, upcycle_to_disk
 
     merge = {name: getattr(args, name) for name in ("image", "scene", "video")}
     options = {**placement(args.placement, args.base), "num_experts_per_tok": args.top_k}
     given = {name: value for name, value in options.items() if value is not None}
-    print(upcycle_to_disk(args.base, args.out, {k: v for k, v in merge.items() if v}, args.seed, **given))
+    merge = {name: folder for name, folder in merge.items() if folder}
+    if args.warm_routers is None:
+        print(upcycle_to_disk(args.base, args.out, merge, args.seed, **given))
+        return
+    from polyv.recipes.warm_routers import warm_routers
+
+    check_not_there(args.out)
+    cold = args.out.with_name(f".{args.out.name}.cold")
+    shutil.rmtree(cold, ignore_errors=True)  # of a run that was killed
+    upcycle_to_disk(args.base, cold, merge, args.seed, **given)
+    try:
+        print(warm_routers(cold, args.out, [*merge, "general"], args.warm_routers, seed=args.seed))
+    finally:
+        shutil.rmtree(cold)
 
 
 LESS_STILL = "of videos: less what the first frame held still would give: what a clip tells beyond it"
@@ -233,6 +247,8 @@ gives no expert.""",
     merge.add_argument("--top-k", metavar="K", type=int, help="experts that a token goes to (default: 2)")
     text = "which layers hold experts: every one, or every one of the first half (default: every 4th)"
     merge.add_argument("--placement", choices=("every-layer", "front-half"), help=text)
+    text = "rows on which to set the routers, so that tokens go to their modality's expert (default: they are random)"
+    merge.add_argument("--warm-routers", metavar="JSONL", help=text)
     merge.add_argument("--seed", type=int, default=0, help="seed of routers and synergy heads (default: %(default)s)")
 
 

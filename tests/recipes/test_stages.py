@@ -7,16 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from trl import SFTConfig
 
 from polyv import PolyVForConditionalGeneration
 from polyv.cli import main as polyv
+from polyv.evaluation.assignments import KINDS, token_kinds
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes import align, caption, distill, instruct
-from polyv.recipes.data import RowError
+from polyv.recipes.data import RowError, read_messages, read_source
 from polyv.recipes.stage import ModelArguments, load_model
 from polyv.recipes.trainable import WORDS, set_trainable
+from polyv.recipes.warm_routers import Moments, warm_routers
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +147,52 @@ def test_merging_makes_an_expert_of_each_modality_and_keeps_the_rest(captioned, 
             assert all(torch.equal(weight[i], source[dense_name]) for i, source in enumerate(sources))
         elif not name.endswith(("experts.gate_up_proj", ".mlp.gate.weight")):
             assert torch.equal(weight, base[name]), name  # the encodings that 1a trained among them
+
+
+def test_warm_routers_send_tokens_to_their_modalitys_expert(captioned, by_modality, merged, data, tmp_path):
+    out = tmp_path / "warm"
+    sources = [f"--{name}={folder}" for name, folder in by_modality.items()]
+    assert polyv(["merge", str(captioned), str(out), *sources, "--warm-routers", str(data / "rows.jsonl")]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["warm"]
+    cold, warm = weights(merged), weights(out)
+    assert all(torch.equal(warm[name], cold[name]) for name in cold if not name.endswith(".mlp.gate.weight"))
+
+    model, processor = AutoModelForImageTextToText.from_pretrained(out), AutoProcessor.from_pretrained(out)
+    rows = read_source(str(data / "rows.jsonl"))
+    inputs = processor.apply_chat_template(
+        [read_messages(row) for row in rows],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True},
+    )
+    kinds_N = token_kinds(inputs, None, model.config).flatten()
+    with torch.no_grad():
+        routed = model(**inputs, output_router_logits=True).router_logits
+    for logits_NE in routed:
+        own = [logits_NE[kinds_N == KINDS.index(kind)].argmax(-1) for kind in ("image", "scene", "video", "text")]
+        assert all((chosen == expert).float().mean() > 0.9 for expert, chosen in enumerate(own))
+
+
+def test_routers_are_what_tells_kinds_apart():
+    """Without noise, and with far more tokens of one kind than of another, all logits are as asked."""
+    rows_CD = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
+    moments = Moments(16)
+    kinds_N = torch.tensor([0] * 400 + [1] * 3 + [2] * 5 + [-1] * 9)
+    moments.add(rows_CD[kinds_N], kinds_N)
+    router_ED = moments.solve([2, 0, 1, 1, 2], 3, strength=2.0)
+    logits_CE = rows_CD[:3].double() @ router_ED.T
+    differences = logits_CE - logits_CE.mean(-1, keepdim=True)
+    assert torch.allclose(differences, 2 * (torch.eye(3)[[2, 0, 1]].double() - 1 / 3), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "experts", [("image", "general"), ("image", "scene", "video", "video"), ("a", "b", "c", "general")]
+)
+def test_experts_must_be_named_as_they_are(merged, data, tmp_path, experts):
+    with pytest.raises(ValueError, match="has 4 experts; expected a name for each"):
+        warm_routers(merged, tmp_path / "out", experts, data / "rows.jsonl")
+    assert not list(tmp_path.iterdir())
 
 
 def test_merging_refuses_a_base_with_experts(merged, tmp_path, capsys):
