@@ -81,7 +81,8 @@ def _bits(right: str) -> np.ndarray:
 
 
 def compare_all(found: Sequence[tuple[Run, Test, dict[str, Any]]], bases: Sequence[str]) -> list[dict[str, Any]]:
-    """Every arm of a study against each of `bases`, case by case and test by test, as far as they are measured.
+    """Every arm of a study against each of `bases`, case by case and test by test, as far as they are measured; of two
+    bases the later one against the earlier.
 
     Where questions are labelled in one modality and tested in another, the base that was labelled in the tested one, alike
     in all other fields (but what was "silent"), marks the upper end.
@@ -112,7 +113,7 @@ def compare_all(found: Sequence[tuple[Run, Test, dict[str, Any]]], bases: Sequen
                 for right in by_arm.get(base, {}).values()
             ]
             for arm in arms:
-                if arm != base and set(arms[arm]) & set(arms[base]):
+                if arm not in bases[: bases.index(base) + 1] and set(arms[arm]) & set(arms[base]):
                     rows.append({**named, "arm": arm, "base": base, **compare(arms[arm], arms[base], there)})
     return rows
 
