@@ -14,7 +14,6 @@ writes `FILE`, from the answers of one seed that lie under the study's `out`:
 
 import argparse
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +46,13 @@ def find_disagreements(study: Study, arms: list[str], seed: int) -> dict[str, An
     manifest = json.loads((world / "manifest.json").read_text(encoding="utf-8"))
     with open(world / "questions.jsonl", encoding="utf-8") as lines:
         media = {row["id"]: row["messages"][0]["content"] for row in map(json.loads, lines)}
-    right: Counter[str] = Counter({"both": 0, arms[0]: 0, arms[1]: 0, "neither": 0})
+    who = {(True, True): "both", (True, False): arms[0], (False, True): arms[1], (False, False): "neither"}
+    right = dict.fromkeys(who.values(), 0)
     differ = []
     for row, theirs in zip(one, other, strict=True):
         given = [row["given"], theirs["given"]]
         first, second = (normalise(text) == normalise(row["answer"]) for text in given)
-        right["both" if first and second else arms[0] if first else arms[1] if second else "neither"] += 1
+        right[who[first, second]] += 1
         if normalise(given[0]) != normalise(given[1]):
             shown = [part for part in media[row["id"]] if part["type"] != "text"]
             kept = {name: row[name] for name in ("suite", "question", "answer")}
@@ -62,7 +62,7 @@ def find_disagreements(study: Study, arms: list[str], seed: int) -> dict[str, An
         "seed": seed,
         "commits": [_run(study, name, seed).beside("commit").read_text().strip() for name in arms],
         "world": {name: manifest[name] for name in ("split", "seed", "size")},
-        "counts": dict(right),
+        "counts": right,
         "questions": differ,
     }
 

@@ -19,10 +19,10 @@ from polyv.evaluation.study import Run, Study, Test
 def write_results(study: Study, command: str) -> dict[str, Any]:
     """Write what the study's measured arms reached; returns what the JSON file holds.
 
-    Of a study on a world: {"arms": {arm: {seed: {suite: accuracy}}}, "prior": {suite: …}, "n": {suite: …}, "flops":
-    {arm: …}, "seconds", "command", "commit"}. Of one on files of questions: {"results": [{the fields of the case, "arm", "seed", "suite",
-    "template", "accuracy", "n", "prior"}], "seconds", "command", "commit"}; the template is null in a suite's own row. Of a
-    study with `against` also "compared", what `polyv.evaluation.compare` gives.
+    Of a study on a world: {"arms": {arm: {seed: {suite: accuracy}}}, "prior": {suite: …}, "n": {suite: …}}. Of one on
+    files of questions: {"results": [{the fields of the case, "arm", "seed", "suite", "template", "accuracy", "n",
+    "prior"}]}; the template is null in a suite's own row. Of both {"flops": {arm: …}, "seconds": {arm: {seed: …}},
+    "command", "commit"}. Of a study with `against` also "compared", what `polyv.evaluation.compare` gives.
     """
     found = gather(study)
     results = (_of_world if "world" in study.test else _of_questions)(found)

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from polyv.configuration.configuration_polyv import PolyVConfig
+from polyv.hub.checkpoints import save_whole
 from polyv.modeling_polyv.modeling_polyv import PolyVForConditionalGeneration
 from polyv.processing.processing_polyv import PolyVProcessor
 
@@ -51,12 +52,7 @@ def widen(source: str | os.PathLike, out: str | os.PathLike, seed: int = 0, time
         down = made[f"{name}.experts.down_proj"][0].zero_()
         down[:, :width] = weights[f"{name}.down_proj.weight"]
     wide.load_state_dict(made)
-    out = Path(out)
-    partial = out.with_name(f".{out.name}.partial")
-    PolyVProcessor.from_pretrained(source).save_pretrained(partial)
-    wide.save_pretrained(partial)
-    partial.rename(out)
-    return out
+    return save_whole(wide, PolyVProcessor.from_pretrained(source), Path(out))
 
 
 __all__ = ["widen"]

@@ -5,6 +5,8 @@ import os
 import re
 from pathlib import Path
 
+from transformers import PreTrainedModel, ProcessorMixin
+
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
@@ -24,3 +26,12 @@ def check_name(argument: str, name: str | os.PathLike) -> None:
         raise FileNotFoundError(
             f"{argument}={name}: there is no such folder. Expected a checkpoint's, or OWNER/NAME on the Hub."
         )
+
+
+def save_whole(model: PreTrainedModel, processor: ProcessorMixin, out: Path) -> Path:
+    """Save both into the folder `out`, which appears whole or not at all; returns it."""
+    partial = out.with_name(f".{out.name}.partial")
+    processor.save_pretrained(partial)
+    model.save_pretrained(partial)
+    partial.rename(out)
+    return out

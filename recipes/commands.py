@@ -83,12 +83,11 @@ def _train(args: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _merge(args: argparse.Namespace, rest: list[str]) -> None:
-    from polyv.hub.upcycle import check_not_there, placement, upcycle_to_disk
+    from polyv.hub.upcycle import MODALITIES, check_not_there, placement, upcycle_to_disk
 
-    merge = {name: getattr(args, name) for name in ("image", "scene", "video")}
+    merge = {name: folder for name in MODALITIES if (folder := getattr(args, name))}
     options = {**placement(args.placement, args.base), "num_experts_per_tok": args.top_k}
     given = {name: value for name, value in options.items() if value is not None}
-    merge = {name: folder for name, folder in merge.items() if folder}
     if args.warm_routers is None:
         print(upcycle_to_disk(args.base, args.out, merge, args.seed, **given))
         return

@@ -9,6 +9,7 @@ Shape suffixes: N tokens, D hidden size, C kinds of token, E experts.
 
 import os
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from polyv.evaluation.assignments import KINDS, token_kinds
+from polyv.hub.checkpoints import save_whole
 from polyv.hub.upcycle import MODALITIES, check_not_there
-from polyv.recipes.data import read_messages, read_source
+from polyv.recipes.collator import ConversationCollator
+from polyv.recipes.data import read_source
 
 
 class Moments:
@@ -82,6 +85,7 @@ def warm_routers(
 
     Raises:
         FileExistsError: `out` exists.
+        RowError: a row cannot be read, or has no messages.
         ValueError: `experts` are not those of the checkpoint, lack "general" or repeat a modality; `source` has none.
     """
     out = Path(out)
@@ -101,11 +105,7 @@ def warm_routers(
     with torch.no_grad():
         for gate, seen in moments.items():
             gate.weight.copy_(seen.solve(expert_of_kind, number, strength))
-    partial = out.with_name(f".{out.name}.partial")
-    model.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    partial.rename(out)
-    return out
+    return save_whole(model, processor, out)
 
 
 @torch.inference_mode()
@@ -120,17 +120,11 @@ def _read(
     hooks = [gate.register_forward_pre_hook(lambda gate, given: read.update({gate: given[0]})) for gate in gates]
     chosen = read_source(str(dataset)).shuffle(seed=seed)
     chosen = chosen.select(range(min(rows, len(chosen))))
+    collate = ConversationCollator(processor, signature(model.forward).parameters.keys() - {"labels"})
     model.eval()
     try:
         for start in tqdm(range(0, len(chosen), batch_size), desc="routers", unit="batch", disable=not progress):
-            batch = chosen.select(range(start, min(start + batch_size, len(chosen))))
-            inputs = processor.apply_chat_template(
-                [read_messages(row) for row in batch],
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-                processor_kwargs={"padding": True},
-            )
+            inputs = collate(list(chosen.select(range(start, min(start + batch_size, len(chosen))))))
             model(**inputs, use_cache=False, logits_to_keep=1)
             kinds_N = token_kinds(inputs, None, model.config).flatten()
             for gate, seen in moments.items():

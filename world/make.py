@@ -94,9 +94,7 @@ def has_current_questions(folder: str | os.PathLike) -> bool:
 def _make_scenes(
     folder: Path, scenes: int, seed: int, size: int, split: Split, workers: int | None, progress: bool
 ) -> None:
-    """Render what is missing. A half scene, left by a run that was killed, is made anew."""
-    for half in (folder / "scenes").glob(".*"):
-        shutil.rmtree(half)
+    """Render what is missing."""
     missing = [index for index in range(scenes) if not (folder / "scenes" / scene_name(index)).exists()]
     one = partial(make_scene, folder=folder, seed=seed, size=size, split=split)
     with tqdm(
@@ -246,7 +244,8 @@ def _write_manifest(folder: Path, content: dict) -> None:
 
 
 def make_scene(index: int, folder: Path, seed: int, size: int, split: Split) -> None:
-    """Render one scene of a world into `folder`/scenes, whole or not at all.
+    """Render one scene of a world into `folder`/scenes, whole or not at all; a half one, left by a run that was killed, is
+    made anew.
 
     Args:
         index: which of the split's scenes of that seed; they do not depend on how many a world has.
@@ -254,6 +253,7 @@ def make_scene(index: int, folder: Path, seed: int, size: int, split: Split) -> 
     """
     name = scene_name(index)
     half, whole = folder / "scenes" / f".{name}", folder / "scenes" / name
+    shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)
     write_scene(build(split, seed, index), half, size)
     half.rename(whole)

@@ -15,7 +15,8 @@ from polyv.cli import main as polyv
 from polyv.evaluation.assignments import KINDS, token_kinds
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes import align, caption, distill, instruct
-from polyv.recipes.data import RowError, read_messages, read_source
+from polyv.recipes.collator import ConversationCollator
+from polyv.recipes.data import RowError, read_source
 from polyv.recipes.stage import ModelArguments, load_model
 from polyv.recipes.trainable import WORDS, set_trainable
 from polyv.recipes.warm_routers import Moments, warm_routers
@@ -158,14 +159,7 @@ def test_warm_routers_send_tokens_to_their_modalitys_expert(captioned, by_modali
     assert all(torch.equal(warm[name], cold[name]) for name in cold if not name.endswith(".mlp.gate.weight"))
 
     model, processor = AutoModelForImageTextToText.from_pretrained(out), AutoProcessor.from_pretrained(out)
-    rows = read_source(str(data / "rows.jsonl"))
-    inputs = processor.apply_chat_template(
-        [read_messages(row) for row in rows],
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True},
-    )
+    inputs = ConversationCollator(processor, ()).encode(list(read_source(str(data / "rows.jsonl"))))
     kinds_N = token_kinds(inputs, None, model.config).flatten()
     with torch.no_grad():
         routed = model(**inputs, output_router_logits=True).router_logits
