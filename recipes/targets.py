@@ -6,8 +6,9 @@ polyv teachers cache --teacher runs/teacher-temporal --dataset data/train/conten
 ```
 
 CACHE/cache.json               which teacher, on which regions
-CACHE/features-00000.safetensors  "features" [n, R, D], and in its metadata the keys: hashes of what the media hold
-CACHE/statistics.safetensors   of all features: mean [D], components [D, D] and their variances [D]
+CACHE/features-HASH.safetensors  "features" [n, R, D], and in its metadata the keys: hashes of what the media hold
+CACHE/statistics.safetensors   of the features when the cache was first whole: mean [D], components [D, D] and their
+                               variances [D]. They stay, however it grows: heads that were trained foresee in these terms
 
 Media are known by their content, so that a cache outlives moved and renamed files, and a changed file is a new one.
 """
@@ -16,6 +17,7 @@ import functools
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from polyv.recipes.teachers import Teacher
 
 
 MANIFEST, STATISTICS = "cache.json", "statistics.safetensors"
-SHARD = 1024  # media a file: what an interruption may cost
+SHARD, MINUTES = 1024, 5  # a file has so many media, or those of so long: what a kill may cost
 
 
 def content_hash(medium: Any) -> str:
@@ -85,7 +87,7 @@ def pool(features: torch.Tensor, regions: Sequence[int]) -> torch.Tensor:
 def build_cache(
     teacher: Teacher, media: Iterable[Any], out: str | os.PathLike, regions: Sequence[int] = (1, 1, 1)
 ) -> Path:
-    """Compute what is missing of the features of `media`, then the statistics of all.
+    """Compute what is missing of the features of `media`, then, if there are none yet, the statistics of all.
 
     May be interrupted: what was computed is kept, and the same call goes on. Media of one content are computed once.
 
@@ -122,16 +124,23 @@ def build_cache(
         raise ValueError(f"dataset: it names no {teacher.modality} for the teacher {teacher.name} to see.")
     missing = {key: medium for key, medium in wanted.items() if key not in have}
     done: dict[str, torch.Tensor] = {}
+    written = time.monotonic()
     try:
         for key, medium in tqdm(missing.items(), desc=f"features of {teacher.modality}s", disable=None):
             done[key] = pool(teacher(medium), regions)
-            if len(done) == SHARD:
+            if len(done) == SHARD or time.monotonic() - written > 60 * MINUTES:
                 _write_shard(out, done)
-                done = {}
+                done, written = {}, time.monotonic()
     finally:
         if done:
             _write_shard(out, done)
-    _write_statistics(out)
+    if not (out / STATISTICS).is_file():
+        _write_statistics(out)
+    elif missing:
+        print(
+            f"{out}: {len(have) + len(missing)} features; mean and components stay those of when it was first whole, in "
+            f"which trained heads foresee. For those of all, delete {out / STATISTICS} before anything is trained on it."
+        )
     return out
 
 
@@ -160,7 +169,9 @@ def _keys(file: Path) -> list[str]:
 
 
 def _write_shard(out: Path, features: dict[str, torch.Tensor]) -> None:
-    path = out / f"features-{len(_shards(out)):05d}.safetensors"
+    # By what it holds: two that write at once do not write over each other.
+    digest = hashlib.sha256("".join(features).encode()).hexdigest()
+    path = out / f"features-{digest[:16]}.safetensors"
     tensors = {"features": torch.stack(list(features.values()))}
     _replace(path, lambda partial: save_file(tensors, partial, metadata={"keys": json.dumps(list(features))}))
 

@@ -34,6 +34,8 @@ from polyv.recipes.oracle import OracleTeacher
 
 VGGT_SIDE, VGGT_PATCH = 518, 14
 PROMPT = "What happens?"
+PREPROCESSING = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "resample")
+"""What features hang on besides weights, of a video processor's settings."""
 
 
 class Teacher(Protocol):
@@ -91,7 +93,9 @@ class VJEPA2Teacher:
         self.name, self.size = name, config.hidden_size
         self.less_still = less_still
         settings = {"less_still": True} if less_still else {}
-        self.fingerprint = fingerprint(self.model.encoder, frames=self.frames, **settings)
+        reads = {name: getattr(self.processor, name) for name in PREPROCESSING}
+        reads["side"] = self.processor.crop_size["height"]
+        self.fingerprint = fingerprint(self.model.encoder, frames=self.frames, reads=reads, **settings)
 
     @torch.no_grad()
     def __call__(self, medium: Any) -> torch.Tensor:

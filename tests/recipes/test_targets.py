@@ -102,6 +102,35 @@ def test_an_interrupted_run_goes_on_and_ends_like_one_that_was_not(media, tmp_pa
     assert not list((tmp_path / "cut").glob(".*"))
 
 
+def test_a_cache_that_grows_keeps_its_terms(media, tmp_path, capsys):
+    """Else a head that was trained would foresee along components that have turned meanwhile."""
+    build_cache(Counting(), media[:4], tmp_path / "cache")
+    before = [Targets(tmp_path / "cache", components=2)(medium) for medium in media[:4]]
+    assert "stay" not in capsys.readouterr().out
+    build_cache(Counting(), media, tmp_path / "cache")
+    assert "7 features; mean and components stay those of when it was first whole" in capsys.readouterr().out
+    grown = Targets(tmp_path / "cache", components=2)
+    assert len(grown) == 7 and all(torch.equal(grown(one), old) for one, old in zip(media, before, strict=False))
+    (tmp_path / "cache" / "statistics.safetensors").unlink()
+    build_cache(Counting(), media, tmp_path / "cache")
+    anew = Targets(tmp_path / "cache", components=2)
+    assert torch.stack([anew(medium) for medium in media]).mean(0).abs().max() < 1e-5
+    assert not torch.equal(anew(media[0]), before[0])
+
+
+def test_what_is_computed_is_written_every_few_minutes(media, tmp_path, monkeypatch):
+    """A kill cannot be caught: what it costs is what no file holds."""
+    monkeypatch.setattr(module, "MINUTES", -1)
+
+    class Watching(Counting):
+        def __call__(self, medium):
+            assert len(list((tmp_path / "cache").glob("features-*.safetensors"))) == self.calls
+            return super().__call__(medium)
+
+    build_cache(Watching(), media, tmp_path / "cache")
+    assert len(Targets(tmp_path / "cache")) == 7
+
+
 def test_another_teacher_or_other_regions_do_not_mix(media, tmp_path):
     build_cache(Counting(), media, tmp_path / "cache")
     other = Counting()

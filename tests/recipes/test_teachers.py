@@ -150,6 +150,17 @@ def test_vggt_is_called_as_its_authors_publish_it(tmp_path, monkeypatch):
     assert features[:, :, 0].max() < 0.01 and features[:, :, -1].min() > 0.99
 
 
+@pytest.mark.slow
+def test_vggt_runs_on_its_authors_code(tmp_path):
+    """With random weights, at the published size: no other can be built. Where their package is not installed, skipped."""
+    vggt = pytest.importorskip("vggt.models.vggt")
+    vggt.VGGT(img_size=518, patch_size=14, embed_dim=1024).save_pretrained(tmp_path)
+    teacher = load_teacher(str(tmp_path), views=2)
+    features = teacher(pan(3))
+    assert isinstance(teacher, VGGTTeacher) and features.shape[0] == 2 and features.shape[-1] == teacher.size == 2048
+    assert features.isfinite().all() and features.std() > 0
+
+
 def test_without_its_package_vggt_says_how_to_install_it(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"embed_dim": 1024}))
     with pytest.raises(ImportError, match="pip install git"):
@@ -171,6 +182,14 @@ def test_a_fingerprint_changes_with_weights_and_settings():
     assert first == fingerprint(layer, frames=8) != fingerprint(layer, frames=16)
     layer.weight.data[0, 0] += 1e-3
     assert fingerprint(layer, frames=8) != first
+
+
+def test_a_fingerprint_changes_with_how_clips_are_read(vjepa, tmp_path):
+    """The same weights make other features of pictures that are normalised otherwise."""
+    other = shutil.copytree(vjepa, tmp_path / "other")
+    assert VJEPA2Teacher(str(other)).fingerprint == VJEPA2Teacher(str(vjepa)).fingerprint
+    VJEPA2VideoProcessor(crop_size=32, image_mean=[0.0, 0.0, 0.0]).save_pretrained(other)
+    assert VJEPA2Teacher(str(other)).fingerprint != VJEPA2Teacher(str(vjepa)).fingerprint
 
 
 def test_masks_hide_some_tokens_and_never_all():
