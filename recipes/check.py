@@ -23,7 +23,19 @@ from transformers import AutoConfig, PreTrainedConfig
 from polyv.hub.checkpoints import check_name
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes.collator import IGNORED, ConversationCollator
-from polyv.recipes.data import MEDIA, RowError, is_jsonl, iter_rows, join_rows, read_messages, read_source
+from polyv.recipes.data import (
+    MEDIA,
+    RowError,
+    ask_about,
+    check_sources,
+    is_jsonl,
+    is_silent,
+    iter_rows,
+    join_rows,
+    read_content,
+    read_messages,
+    read_source,
+)  # fmt: skip
 
 
 MODALITIES = ("text", *MEDIA)
@@ -63,6 +75,7 @@ class Row(NamedTuple):
         turns: the assistant's.
         media: their kinds, in order.
         digest: of all the tensors that the model gets.
+        silent: it only names a content; the rest is of the longest that a student may be shown of it.
     """
 
     place: Place
@@ -71,6 +84,7 @@ class Row(NamedTuple):
     turns: int
     media: tuple[str, ...]
     digest: bytes
+    silent: bool = False
 
 
 @dataclass
@@ -87,6 +101,7 @@ class Report:
     answer_tokens: int = 0
     too_long: list[tuple[Place, int]] = field(default_factory=list)
     unanswered: list[Place] = field(default_factory=list)
+    silent: int = 0
     identical: list[tuple[Place, Place]] = field(default_factory=list)
     first: dict[bytes, Place] = field(default_factory=dict, repr=False)
 
@@ -110,7 +125,8 @@ class Report:
         self.answer_tokens += row.answer_tokens
         if length > self.max_length:
             self.too_long.append((row.place, length))
-        if not row.answer_tokens:
+        self.silent += row.silent
+        if not row.answer_tokens and not row.silent:
             self.unanswered.append(row.place)
         if (first := self.first.setdefault(row.digest, row.place)) != row.place:
             self.identical.append((row.place, first))
@@ -129,6 +145,7 @@ class Report:
             "tokens": {kind: self.tokens[kind] for kind in MODALITIES} | {"answers": self.answer_tokens},
             "media": {kind: self.media[kind] for kind in MEDIA},
             "turns": self.turns,
+            "silent": self.silent,
             "max_length": self.max_length,
             "unfit": [unfit._asdict() for unfit in self.unfit],
             "too_long": [{**place._asdict(), "tokens": tokens} for place, tokens in self.too_long],
@@ -157,6 +174,7 @@ class Report:
             "",
             *_table(("tokens of", "tokens", "share", "in", "each"), tokens),
             "",
+            *([f"{self.silent:,} rows only name a content, for `polyv train distill`"] if self.silent else []),
             *_remark(f"longer than {self.max_length:,} tokens", too_long),
             *_remark("without an answer to learn", self.unanswered),
             *_remark(
@@ -212,7 +230,8 @@ def check(
     workers: int | None = None,
     max_length: int | None = None,
 ) -> Report:
-    """Read every row as `polyv train pretrain` would: media decoded, and made into tensors, for real.
+    """Read every row as training would: media decoded, and made into tensors, for real; also those that only a row's
+    "content" names.
 
     Shows a progress bar. Holds rows' texts in memory, media of one row a process.
 
@@ -233,6 +252,7 @@ def check(
             raise ValueError(f"{argument}={number}: expected at least 1. Leave it out for the default.")
     if not datasets:
         raise ValueError("dataset: got none. Give one or more JSONL files of conversations, or names on the Hub.")
+    check_sources(list(map(str, datasets)))
     check_name("model", model)
     config = AutoConfig.from_pretrained(model)
     report = Report(max_length or config.get_text_config().max_position_embeddings)
@@ -250,10 +270,6 @@ def _collect(datasets: Sequence[str], limit: int | None) -> tuple[list[_Task], l
     faults, parts = [], []
     for name in map(str, datasets):
         if is_jsonl(name):
-            if not Path(name).is_file():
-                raise FileNotFoundError(
-                    f"dataset={name}: there is no such file. Expected rows of JSON, see README.md."
-                )
             rows = list(islice(iter_rows(name), limit))
             tasks += [(name, number, row) for number, row in rows]
             fit = [row for _, row in rows if not isinstance(row, ValueError)]
@@ -311,8 +327,24 @@ class _Reader:
             return Unfit(name, number, _cause(error))
 
     def count(self, place: Place, row: dict[str, Any]) -> Row:
-        """Process one row and count its tokens by the entries that they stand for."""
-        messages = read_messages(row)
+        """Process one row, and what else its content holds."""
+        content = read_content(row, "content") if row.get("content") else {}
+        messages = [] if is_silent(row) else read_messages(row)
+        seen = [entry[entry["type"]] for message in messages for entry in message["content"]]
+        prompt = max(row.get("prompts") or ["Describe the content."], key=len)
+        shown = [
+            self.encode(place, ask_about(kind, medium, prompt))
+            for kind, media in content.items()
+            for medium in (media if isinstance(media, list) else [media])
+            if medium not in seen
+        ]
+        if messages:
+            return self.encode(place, messages)
+        longest = max(shown, key=lambda one: sum(one.tokens.values()))
+        return longest._replace(answer_tokens=0, turns=0, silent=True)
+
+    def encode(self, place: Place, messages: list[dict[str, Any]]) -> Row:
+        """Process one conversation and count its tokens by the entries that they stand for."""
         batch = dict(
             self.processor.apply_chat_template(
                 [messages],

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datasets import Dataset, Value, concatenate_datasets, interleave_datasets, load_dataset
 from datasets.config import HF_DATASETS_CACHE
@@ -95,7 +95,7 @@ def iter_rows(file: str | Path) -> Iterator[tuple[int, dict[str, Any] | ValueErr
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = _parse(line)
                 if not isinstance(row, dict):
                     raise ValueError(f"expected an object, got {row!r:.60}")
                 for key in ("content", "teachers"):
@@ -107,6 +107,14 @@ def iter_rows(file: str | Path) -> Iterator[tuple[int, dict[str, Any] | ValueErr
             else:
                 text = json.dumps(messages, ensure_ascii=False)
                 yield number, {**row, "messages": text, "source": f"{file}, row {number}"}
+
+
+def _parse(line: bytes) -> Any:
+    """JSON of a line; ValueError: what is wrong with it, and where in the line."""
+    try:
+        return json.loads(line.rstrip())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error.msg}, at character {error.pos + 1} of the line") from error
 
 
 def read_rows(file: str | Path) -> Dataset:
@@ -150,6 +158,13 @@ def read_source(source: str) -> Dataset:
     return rows
 
 
+def check_sources(sources: Sequence[str]) -> None:
+    """Refuse a file that is not there, before anything long begins. FileNotFoundError: names it."""
+    for source in sources:
+        if is_jsonl(source) and not Path(source).is_file():
+            raise FileNotFoundError(f"dataset={source}: there is no such file. Expected rows of JSON, see README.md.")
+
+
 def is_jsonl(source: str | Path) -> bool:
     """Whether `source` names a file of rows; all else is for `datasets` to load."""
     return str(source).endswith((".jsonl", ".json"))
@@ -165,11 +180,17 @@ def read_mixture(sources: Sequence[str], weights: Sequence[float] | None, seed: 
         RowError: a row is unfit, see `read_rows`.
         ValueError: `weights` do not fit `sources`.
     """
+    if weights is not None and (len(weights) != len(sources) or min(weights) <= 0):
+        raise ValueError(
+            f"dataset_weights: got {weights} for {len(sources)} datasets ({', '.join(map(str, sources))}), expected one "
+            "above 0 for each. For other datasets than the recipe's give other weights, too: --dataset_weights 1."
+        )
     parts = [read_source(source) for source in sources]
+    for source, part in zip(sources, parts, strict=True):
+        if "messages" not in part.column_names:
+            raise RowError(f"dataset={source}: it has {part.column_names}, expected a column 'messages'.")
     if weights is None:
         return concatenate_datasets(parts)
-    if len(weights) != len(parts) or min(weights) <= 0:
-        raise ValueError(f"dataset_weights: got {weights} for {len(parts)} datasets, expected one above 0 for each.")
     shares = [weight / sum(weights) for weight in weights]
     return interleave_datasets(parts, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
 
@@ -216,6 +237,27 @@ def read_messages(row: dict[str, Any]) -> list[dict[str, Any]]:
                 entry[entry["type"]] = _read_column(entry["type"], medium)
         filled.append({"role": message["role"], "content": entries})
     return filled
+
+
+def read_content(row: dict[str, Any], whose: Literal["content", "teachers"] = "teachers") -> dict[str, Any]:
+    """The media that a row's content consists of, by modality; or those that its teachers see, which are the same where
+    it does not say otherwise (see `polyv.recipes.synergy.SynergyCollator`)."""
+    content = row.get(whose) or row.get("content")
+    if content is not None:
+        content = json.loads(content) if isinstance(content, str) else content
+        return {kind: medium for kind, medium in content.items() if medium is not None}
+    shown: dict[str, list[Any]] = {"video": [], "scene": []}
+    for message in read_messages(row):
+        for entry in message["content"]:
+            if entry["type"] in shown:
+                shown[entry["type"]].append(entry[entry["type"]])
+    return {kind: media[0] for kind, media in shown.items() if len(media) == 1}
+
+
+def ask_about(kind: str, medium: Any, prompt: str) -> list[dict[str, Any]]:
+    """A conversation about one medium, with an empty answer: what a student is shown of a content."""
+    entries = [{"type": kind, kind: medium}, {"type": "text", "text": prompt}]
+    return [{"role": "user", "content": entries}, {"role": "assistant", "content": [{"type": "text", "text": ""}]}]
 
 
 def _read_column(kind: str, value: Any) -> Any:

@@ -4,27 +4,30 @@
 Shape suffixes: B rows, S `<synergy>` tokens of the batch, R regions, D a teacher's feature size.
 """
 
-import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from polyv.modeling_polyv.encodings import PolyVSynergyHead
 from polyv.modeling_polyv.modeling_polyv import PolyVForConditionalGeneration
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes.collator import IGNORED, ConversationCollator
-from polyv.recipes.data import MEDIA, RowError, is_silent, read_messages, read_source
+from polyv.recipes.data import MEDIA, RowError, ask_about, is_silent, read_content, read_source
 from polyv.recipes.targets import Targets
 from polyv.recipes.trainer import PolyVTrainer
 
 
 HEADS = {"temporal": "video", "spatial": "scene"}
 """Of each head, what its teacher sees."""
+
+DRAW = "draw"
+"""Of a row in training, what its draws follow from: see `Drawing`."""
 
 
 @dataclass
@@ -48,13 +51,18 @@ class SynergyArguments:
     )
 
     def __post_init__(self):
+        if isinstance(self.student_sees, str):  # of a recipe that names one, not a list
+            self.student_sees = [self.student_sees]
         if not self.student_sees or not set(self.student_sees) <= set(MEDIA):
             raise ValueError(f"student_sees={self.student_sees}: expected some of {', '.join(MEDIA)}.")
         if self.coarse_weight < 0:
             raise ValueError(f"coarse_weight={self.coarse_weight}: expected 0 or more.")
 
-    def load(self) -> dict[str, Targets]:
+    def load(self, skip: Collection[str] = ()) -> dict[str, Targets]:
         """The caches given, by head.
+
+        Args:
+            skip: heads whose cache to leave out.
 
         Raises:
             ValueError: a cache is of a teacher that sees something else.
@@ -62,7 +70,7 @@ class SynergyArguments:
         found = {}
         for head, modality in HEADS.items():
             folder = getattr(self, f"{head}_targets")
-            if folder is None:
+            if folder is None or head in skip:
                 continue
             found[head] = Targets(folder, self.target_components)
             if found[head].modality != modality:
@@ -78,8 +86,8 @@ class SynergyCollator(ConversationCollator):
 
     A row's key "content" names the same content in other modalities: {"image": FILE or [FILE, ...], "video": FILE,
     "scene": DIR}. The teachers see those; where a row has no such key, the one video and the one scene that its messages
-    show. A row without messages is of content alone: the student sees one medium of it, drawn at random, is asked
-    one of the row's "prompts", and is told no answer. A key "teachers", like "content", lets the teachers see something
+    show. A row without messages is of content alone: the student sees one medium of it, drawn at random (see `Drawing`), is
+    asked one of the row's "prompts", and is told no answer. A key "teachers", like "content", lets the teachers see something
     else: a control (`polyv.recipes.controls`).
 
     Adds to the batch, for each head with a cache, "temporal_targets" or "spatial_targets" [B, R, D], NaN in the rows
@@ -102,12 +110,10 @@ class SynergyCollator(ConversationCollator):
         self.targets, self.modalities = targets, tuple(modalities)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        # By what meets in the batch: a run that was resumed draws as one that never stopped.
-        draw = random.Random(str([row.get("source", row.get("id")) for row in rows]))
         contents = [read_content(row, "content") for row in rows]
         silent = [is_silent(row) for row in rows]
         shown = [
-            {**row, "messages": self.ask(row, content, draw)} if alone else row
+            {**row, "messages": self.ask(row, content)} if alone else row
             for row, content, alone in zip(rows, contents, silent, strict=True)
         ]
         batch = super().__call__(shown)
@@ -116,20 +122,25 @@ class SynergyCollator(ConversationCollator):
             batch[f"{head}_targets"] = self.look_up(targets, rows)
         return batch
 
-    def ask(self, row: dict[str, Any], content: dict[str, Any], draw: random.Random) -> list[dict[str, Any]]:
+    def ask(self, row: dict[str, Any], content: dict[str, Any]) -> list[dict[str, Any]]:
         """A conversation about one medium of a content, with an empty answer."""
+        if not self.targets:
+            raise RowError(
+                f"{row.get('source', 'a row')}: it has no messages, and no targets are given, so that it would teach "
+                "nothing. Give temporal_targets or spatial_targets, or leave such rows out."
+            )
         kinds = [kind for kind in self.modalities if content.get(kind)]
         if not kinds:
             raise RowError(
                 f"{row.get('source', 'a row')}: its content holds {', '.join(content) or 'nothing'}, and the student is to "
                 f"see one of {', '.join(self.modalities)}."
             )
+        draw = random.Random(row.get(DRAW) or str(row.get("source", row.get("id"))))
         kind = draw.choice(kinds)
         media = content[kind]
         medium = draw.choice(media) if isinstance(media, list) else media
         prompt = draw.choice(row.get("prompts") or [f"Describe the {kind}."])
-        entries = [{"type": kind, kind: medium}, {"type": "text", "text": prompt}]
-        return [{"role": "user", "content": entries}, {"role": "assistant", "content": [{"type": "text", "text": ""}]}]
+        return ask_about(kind, medium, prompt)
 
     def _length(self, row: dict[str, Any], rest: dict[tuple, int]) -> int:
         return 0 if is_silent(row) else super()._length(row, rest)  # what such a row shows is not yet drawn
@@ -148,21 +159,6 @@ class SynergyCollator(ConversationCollator):
         return found
 
 
-def read_content(row: dict[str, Any], whose: Literal["content", "teachers"] = "teachers") -> dict[str, Any]:
-    """The media that a row's content consists of, by modality; or those that its teachers see, which are the same where
-    it does not say otherwise (see `SynergyCollator`)."""
-    content = row.get(whose) or row.get("content")
-    if content is not None:
-        content = json.loads(content) if isinstance(content, str) else content
-        return {kind: medium for kind, medium in content.items() if medium is not None}
-    shown: dict[str, list[Any]] = {"video": [], "scene": []}
-    for message in read_messages(row):
-        for entry in message["content"]:
-            if entry["type"] in shown:
-                shown[entry["type"]].append(entry[entry["type"]])
-    return {kind: media[0] for kind, media in shown.items() if len(media) == 1}
-
-
 def contents_of(sources: Sequence[str], modality: str) -> list[Any]:
     """The media of `modality` that the contents of datasets consist of, in order.
 
@@ -171,6 +167,25 @@ def contents_of(sources: Sequence[str], modality: str) -> list[Any]:
     """
     contents = (read_content(row) for source in sources for row in read_source(source))
     return [content[modality] for content in contents if content.get(modality) is not None]
+
+
+class Drawing(Dataset):
+    """Rows with what to draw by: seed, epoch and place. A content is drawn anew each time that it comes by, in later
+    epochs and where a mixture repeats it, at any batch size; and as before where a run is resumed."""
+
+    def __init__(self, rows: Any, seed: int):
+        self.rows, self.seed = rows, seed
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # of workers that outlive an epoch, too
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.rows[index], DRAW: f"{self.seed} {int(self.epoch)} {index}"}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate at the start of each epoch."""
+        self.epoch.fill_(epoch)
 
 
 class SynergyTrainer(PolyVTrainer):
@@ -201,6 +216,10 @@ class SynergyTrainer(PolyVTrainer):
                     f"{head}_teacher_size={getattr(model.config, f'{head}_teacher_size')}: expected {expected} for the "
                     f"features of {targets.teacher}, and a model with `<synergy>`; see `fit_heads`."
                 )
+
+    def _get_dataloader(self, dataset, *args, is_training=False, **kwargs):
+        rows = Drawing(dataset, self.args.seed) if is_training else dataset
+        return super()._get_dataloader(rows, *args, is_training=is_training, **kwargs)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of a step, and beside the number of answer tokens, those of `<synergy>` with a target."""
@@ -271,9 +290,12 @@ def head_size(targets: Targets, num_synergy_tokens: int) -> int:
     return targets.size
 
 
-def fit_heads(model: PreTrainedModel, targets: dict[str, Targets]) -> bool:
+def fit_heads(model: PreTrainedModel, targets: dict[str, Targets], keep: Sequence[str] = ()) -> bool:
     """Give the model heads of its teachers' sizes; one that has its size already stays as it was trained. A head without
     a teacher is frozen: no loss trains it, and weights without a gradient stop processes that train together.
+
+    Args:
+        keep: heads to leave as they are.
 
     Returns:
         Whether a head is new.
@@ -290,7 +312,7 @@ def fit_heads(model: PreTrainedModel, targets: dict[str, Targets]) -> bool:
                 setattr(model, name, fresh.to(model.device, model.dtype))
                 setattr(model.config, f"{head}_teacher_size", size)
                 fresh_heads = True
-        elif isinstance(getattr(model, name, None), nn.Module):
+        elif head not in keep and isinstance(getattr(model, name, None), nn.Module):
             getattr(model, name).requires_grad_(False)
     return fresh_heads
 

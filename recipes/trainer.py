@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from huggingface_hub import ModelCard, ModelCardData
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTConfig, SFTTrainer
 
+from polyv.hub.cards import IMPORT, LOAD, write_card
 from polyv.recipes.checkpoints import ResumingTrainer
 from polyv.recipes.collator import IGNORED, ConversationCollator, EvenBatches
 from polyv.recipes.curves import BriefPrinter, BriefProgress, Curves, Tally
@@ -21,15 +21,9 @@ from polyv.recipes.curves import BriefPrinter, BriefProgress, Curves, Tally
 CARD = """\
 # {name}
 
-{origin}, on {datasets}: {steps} steps of {batch} conversations, seed {seed}.
+{origin}, on {datasets}: {steps} steps of {batch} conversations, seed {seed}.{stage}
 
-```python
-{imports}from transformers import AutoModelForImageTextToText, AutoProcessor
-
-model = AutoModelForImageTextToText.from_pretrained("{where}")
-processor = AutoProcessor.from_pretrained("{where}")
-```
-
+{load}
 ![training loss](loss.png)
 """
 
@@ -56,6 +50,7 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
         datasets: what the model card names as training data.
         base_model: what the model card names as origin; None if trained from scratch.
         peft_config: of an adapter to train in place of the model's own weights.
+        stage: what the model card says of how it was trained, beyond data, steps and seed.
 
     Raises:
         ValueError: gradient checkpointing is reentrant. The router's statistics are captured inside the checkpointed
@@ -74,6 +69,7 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
         datasets: list[str],
         base_model: str | None = None,
         peft_config: Any = None,
+        stage: str = "",
     ):
         if args.gradient_checkpointing and (args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
             raise ValueError(
@@ -99,7 +95,7 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
         if asked_for_router_logits is not None:  # SFTTrainer sets it, and it would be saved with the model
             text_config.output_router_logits = asked_for_router_logits
         self.model_accepts_loss_kwargs = True
-        self.datasets, self.base_model = datasets, base_model
+        self.datasets, self.base_model, self.stage = datasets, base_model, stage
         self.is_polyv = model.config.model_type == "polyv"
         self.add_callback(Curves())
         for printer, brief in ((ProgressCallback, BriefProgress), (PrinterCallback, BriefPrinter)):
@@ -156,8 +152,8 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
         origin = f"Trained from {self.base_model}" if self.base_model else "Trained from scratch"
         text = CARD.format(
             name=name,
-            where=where,
-            imports="import polyv  # teaches transformers the classes\n" if self.is_polyv else "",
+            load=LOAD.format(imports=IMPORT if self.is_polyv else "", where=where),
+            stage=f"\n\n{self.stage}" if self.stage else "",
             origin=origin,
             datasets=", ".join(self.datasets),
             steps=self.state.global_step,
@@ -165,15 +161,8 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
             seed=self.args.seed,
         )
         text += EXPERTS if self.tally.layers else ""
-        data = ModelCardData(
-            library_name="transformers",
-            pipeline_tag="image-text-to-text",
-            # The Hub takes only names of its own here.
-            base_model=None if self.base_model is None or os.path.isdir(self.base_model) else self.base_model,
-            license=read_licence(self.base_model),
-            tags=sorted({*self._tag_names, *([tags] if isinstance(tags, str) else tags or [])}),
-        )
-        ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(os.path.join(self.args.output_dir, "README.md"))
+        tags = [tags] if isinstance(tags, str) else tags or []
+        write_card(self.args.output_dir, text, self.base_model, sorted({*self._tag_names, *tags}))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         # Qwen2.5-VL's checkpoints hold its legacy key names, which Trainer does not translate: it would warn of
@@ -192,20 +181,8 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        lengths = self.data_collator.lengths(self.train_dataset if train_dataset is None else train_dataset)
+        lengths = self.data_collator.lengths(self.train_dataset)
         return EvenBatches(lengths, self.args.train_batch_size * self.args.world_size, self.args.seed)
-
-
-def read_licence(base_model: str | None) -> str:
-    """The licence that the card of `base_model` names: weights made of others stand under theirs. "unknown", as the
-    Hub calls it, where there is no card or no base model: what licence new weights get, only their owner can say."""
-    if base_model is None:
-        return "unknown"
-    card = os.path.join(base_model, "README.md") if os.path.isdir(base_model) else base_model
-    try:
-        return ModelCard.load(card, ignore_metadata_errors=True).data.license or "unknown"
-    except (OSError, ValueError):  # no card, or no network
-        return "unknown"
 
 
 def keep_scene_settings(folder: str, scenes_kwargs: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ def spoilt(data, tmp_path) -> tuple[str, dict[int, str]]:
         return [turn("user", "How many?", **media), turn("assistant", "two")]
 
     unfit = [
-        ('{"messages": [', "Expecting value"),
+        ('{"messages": [', "it is not JSON: Expecting value, at character"),
         (shows(image="none.png"), "none.png: no such file"),
         (shows(image="cut-a.png"), "cut-a.png: the picture is damaged or cut short"),
         (shows(image="words.png"), "words.png: not a picture"),
@@ -90,6 +90,43 @@ def test_counts_agree_with_the_batches_that_training_gets(data, start, nano):
     assert report.rows == {file: 5}
     assert report.max_length == 4096
     assert not (report.unfit or report.too_long or report.unanswered or report.identical)
+
+
+def test_contents_alone_are_counted_as_the_longest_that_a_student_sees(data, tmp_path):
+    content = {"image": "a.png", "video": "clip.mp4", "scene": "scene"}
+    shutil.copytree(data, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "contents.jsonl"
+    file.write_text(json.dumps({"content": content, "prompts": ["How many?"]}) + "\n")
+    report = check([str(file)], str(NANO), workers=1)
+    assert not (report.unfit or report.unanswered) and report.silent == 1
+    assert report.turns == report.answer_tokens == 0
+    assert "1 rows only name a content, for `polyv train distill`" in report.to_text()
+    singles = [[turn("user", "How many?", **{kind: name}), turn("assistant", "")] for kind, name in content.items()]
+    processor = PolyVProcessor.from_pretrained(NANO)
+    rows = [[{**message, "content": _absolute(message["content"], tmp_path)} for message in row] for row in singles]
+    lengths = [
+        processor.apply_chat_template([row], tokenize=True, return_dict=True, return_tensors="pt")["input_ids"].shape[
+            1
+        ]
+        for row in rows
+    ]
+    assert list(report.lengths.values()) == [[max(lengths)]]
+
+
+def _absolute(entries: list[dict], folder: Path) -> list[dict]:
+    return [{k: str(folder / v) if k == e["type"] != "text" else v for k, v in e.items()} for e in entries]
+
+
+@pytest.mark.parametrize("messages", [[], GOOD])
+def test_media_that_only_a_content_names_are_read(data, tmp_path, messages):
+    """The teachers see them, or a student that one of them is drawn for."""
+    (tmp_path / "cut.mp4").write_bytes((data / "clip.mp4").read_bytes()[:300])
+    shutil.copy(data / "a.png", tmp_path)
+    file = tmp_path / "contents.jsonl"
+    row = {"content": {"image": ["a.png", "a.png"], "video": "cut.mp4"}, "messages": messages}
+    file.write_text(json.dumps({"content": {"image": "a.png"}}) + "\n" + json.dumps(row) + "\n")
+    report = check([str(file)], str(NANO), workers=1)
+    assert [(unfit.row, "cut.mp4" in unfit.cause) for unfit in report.unfit] == [(2, True)]
 
 
 def test_tokens_of_scenes_among_images_are_told_apart(data, start, tmp_path):

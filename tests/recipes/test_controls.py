@@ -6,8 +6,7 @@ import json
 import pytest
 
 from polyv.recipes.controls import write_control
-from polyv.recipes.data import RowError, read_rows
-from polyv.recipes.synergy import read_content
+from polyv.recipes.data import RowError, read_content, read_rows
 
 
 def media(row: dict) -> list[str]:

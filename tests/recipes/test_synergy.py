@@ -8,20 +8,22 @@ import statistics
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from trl import SFTConfig
 
 from polyv import PolyVForConditionalGeneration
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes.collator import IGNORED
-from polyv.recipes.data import RowError, read_rows
+from polyv.recipes.data import RowError, read_content, read_rows
 from polyv.recipes.synergy import (
+    DRAW,
+    Drawing,
     SynergyArguments,
     SynergyCollator,
     SynergyTrainer,
     contents_of,
     fit_heads,
     head_size,
-    read_content,
 )
 from polyv.recipes.targets import Targets, build_cache
 from tests.recipes.conftest import turn
@@ -152,6 +154,31 @@ def test_what_is_drawn_follows_from_the_rows(collator, rows):
     assert first.keys() == second.keys()
     for key, value in first.items():
         torch.testing.assert_close(value, second[key], rtol=0, atol=0, equal_nan=True)
+
+
+def test_one_row_a_batch_is_shown_otherwise_in_other_epochs(collator, polyv, rows, tmp_path):
+    """Batches of one row are those of large models; resumed runs draw by the same epoch and place."""
+    one = rows.select([0])
+    seen = []
+    real = collator.ask
+    collator.ask = lambda row, content: seen.append((row[DRAW], real(row, content))) or seen[-1][1]
+    trainer = make_trainer(polyv, collator, one, tmp_path, num_train_epochs=8, seed=3, per_device_train_batch_size=1)
+    trainer.train()
+    assert [draw for draw, _ in seen] == [f"3 {epoch} 0" for epoch in range(8)]
+    assert {messages[0]["content"][0]["type"] for _, messages in seen} == {"image", "video", "scene"}
+    for worker in (0, 2):
+        loader = DataLoader(Drawing(one, 0), num_workers=worker, collate_fn=list, persistent_workers=worker > 0)
+        drawn = []
+        for epoch in range(2):
+            loader.dataset.set_epoch(epoch)
+            drawn += [row[DRAW] for batch in loader for row in batch]
+        assert drawn == ["0 0 0", "0 1 0"]
+
+
+def test_a_content_alone_is_refused_where_it_would_teach_nothing(processor, polyv, rows):
+    collator = SynergyCollator(processor, inspect.signature(polyv.forward).parameters, {})
+    with pytest.raises(RowError, match="row 1: it has no messages, and no targets are given"):
+        collator([rows[0]])
 
 
 def test_rows_without_a_content_teach_by_their_own_media(rows):

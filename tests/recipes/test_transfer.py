@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from polyv.recipes.data import MEDIA, read_rows
-from polyv.recipes.synergy import read_content
+from polyv.recipes.data import MEDIA, read_content, read_rows
 from polyv.recipes.transfer import FAMILIES, main
 from polyv.world.make import make_world
 
