@@ -3,6 +3,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 from transformers import PreTrainedModel, ProcessorMixin
@@ -22,16 +23,26 @@ def check_name(argument: str, name: str | os.PathLike) -> None:
         FileNotFoundError: there is no such folder.
     """
     name = str(name)
-    if not Path(name).is_dir() and (name.startswith("checkpoints/") or not _HUB_NAME.fullmatch(name)):
-        raise FileNotFoundError(
-            f"{argument}={name}: there is no such folder. Expected a checkpoint's, or OWNER/NAME on the Hub."
-        )
+    if Path(name).is_dir() or (_HUB_NAME.fullmatch(name) and not name.startswith("checkpoints/") and not is_run(name)):
+        return
+    earlier = " It is what an earlier stage writes: run that first (docs/training.md)." if is_run(name) else ""
+    raise FileNotFoundError(
+        f"{argument}={name}: there is no such folder.{earlier} Expected a checkpoint's, or OWNER/NAME on the Hub."
+    )
 
 
-def save_whole(model: PreTrainedModel, processor: ProcessorMixin, out: Path) -> Path:
-    """Save both into the folder `out`, which appears whole or not at all; returns it."""
+def is_run(name: str) -> bool:
+    """Whether `name` is of the folder that the recipes write to, which could pass for an owner's on the Hub."""
+    return name.startswith("runs/")
+
+
+def save_whole(model: PreTrainedModel, processor: ProcessorMixin, out: Path, card: Path | None = None) -> Path:
+    """Save both into the folder `out`, which appears whole or not at all, with a copy of `card` if it is there; returns
+    `out`."""
     partial = out.with_name(f".{out.name}.partial")
     processor.save_pretrained(partial)
     model.save_pretrained(partial)
+    if card is not None and card.is_file():
+        shutil.copy(card, partial / "README.md")
     partial.rename(out)
     return out

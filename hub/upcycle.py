@@ -25,6 +25,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, GenerationConfig, Qwen2_5_VLConfig
 
 from polyv.configuration.configuration_polyv import PolyVConfig
+from polyv.hub.cards import write_upcycled_card
 from polyv.hub.checkpoints import check_name
 from polyv.hub.weight_files import Stored, Weights, header, read_weights, write
 from polyv.modeling_polyv.modeling_polyv import PolyVForConditionalGeneration
@@ -154,6 +155,7 @@ def upcycle_to_disk(
                     os.fsync(shard.fileno())  # else a machine that goes down may keep the name without the bytes
                 (partial / f".{file}").rename(partial / file)
         _finish(partial, model, folders["general"], split, processor)
+        write_upcycled_card(partial, out.name, os.fspath(source), merge, config)
         partial.rename(out)
         (out / _REQUEST).unlink()
     finally:

@@ -3,7 +3,7 @@
 
 ```bash
 polyv csqa build --questions 20000 --seed 0 --out csqa-world
-polyv train align --config recipes/polyv-nano/align.yaml --dataset csqa-world
+polyv train align --config recipes/polyv-nano/align.yaml
 ```
 
 L = L_ce + α·L_aux, as in the paper; with caches of teachers' features (`temporal_targets`, `spatial_targets`) L_coarse is

@@ -72,7 +72,7 @@ its `<synergy>` is to foresee what teachers make of the others. Their features a
 Fine alignment: answers to questions across modalities. With teachers' features, L_coarse is added on rows whose
 content they know.""",
         f"{_TEACHERS}\n{_MODEL}\n{_DATA}",
-        "  polyv train align --config recipes/polyv-nano/align.yaml --dataset csqa-world",
+        "  polyv train align --config recipes/polyv-nano/align.yaml",
     ),
 }
 

@@ -55,7 +55,7 @@ def modalities(row: dict) -> set[str]:
 def main(argv: list[str] | None = None) -> None:
     """Run the command; `argv` defaults to the process's own arguments."""
     arguments, data, training = parse("instruct", (InstructArguments, DataArguments, SFTConfig), argv)
-    run(arguments, data, training, keep=lambda rows: of_modality(rows, arguments.modality))
+    run(arguments, data, training, keep=lambda rows: of_modality(rows, arguments.modality), rows_of=arguments.modality)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import yaml
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, set_seed
 from trl import SFTConfig, TrlParser
 
-from polyv.configuration.configuration_polyv import PolyVConfig, PolyVTextConfig
-from polyv.hub.checkpoints import check_name
+from polyv.hub.checkpoints import check_name, is_run
 from polyv.modeling_polyv.modeling_polyv import PolyVForConditionalGeneration
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes.collator import ConversationCollator
-from polyv.recipes.data import read_mixture
+from polyv.recipes.data import check_sources, read_mixture
+from polyv.recipes.dry_run import complete, is_dry, print_plan
 from polyv.recipes.synergy import SynergyArguments, SynergyCollator, SynergyTrainer, fit_heads
 from polyv.recipes.targets import Targets
 from polyv.recipes.trainable import WORDS, lora_config, set_trainable
@@ -56,7 +57,8 @@ class ModelArguments:
                 "the first to start from weights, the second to train from scratch."
             )
         for argument in ("model_name_or_path", "config_name"):
-            if (name := getattr(self, argument)) is not None:
+            # A recipe may name what an earlier stage is yet to write.
+            if (name := getattr(self, argument)) is not None and not is_run(name):
                 check_name(argument, name)
         if self.upcycle and self.config_name:
             raise ValueError("upcycle: there are no weights to upcycle from a config_name; give model_name_or_path.")
@@ -78,6 +80,8 @@ class DataArguments:
     )
 
     def __post_init__(self):
+        if isinstance(self.dataset, str):  # of a recipe that names one file, not a list
+            self.dataset = [self.dataset]
         if not self.dataset:
             raise ValueError("dataset: got none. Give one or more JSONL files of conversations, or names on the Hub.")
 
@@ -87,9 +91,13 @@ def parse(stage: str, kinds: tuple[type, ...], argv: list[str] | None) -> tuple[
     # Its own usage would be one of 140 lines, printed with every mistake; `--help` lists all fields anyway.
     usage = f"polyv train {stage} [--config YAML] [--FIELD VALUE ...]"
     argv = sys.argv[1:] if argv is None else argv
-    if {"--dry_run", "--dry-run"} & set(argv) and not torch.cuda.is_available():
-        argv = [*argv, "--use_cpu", "true"]  # a recipe for GPUs is planned anywhere
-    return TrlParser(kinds, prog=f"polyv train {stage}", usage=usage).parse_args_and_config(argv)
+    try:
+        argv = complete(stage, argv) if is_dry(argv) else argv
+        # A mistyped field must not pass for another that begins alike.
+        parser = TrlParser(kinds, prog=f"polyv train {stage}", usage=usage, allow_abbrev=False)
+        return parser.parse_args_and_config(argv)
+    except yaml.YAMLError as error:
+        raise ValueError(f"config: the recipe is not YAML: {' '.join(str(error).split())}.") from error
 
 
 def load_model(
@@ -128,19 +136,23 @@ def run(
     training: SFTConfig,
     synergy: SynergyArguments | None = None,
     keep: Callable[[Dataset], Dataset] | None = None,
+    rows_of: str | None = None,
 ) -> None:
     """Train, and write the checkpoint with its card.
 
     Args:
         synergy: what `<synergy>` is to foresee, in the stages that teach it.
         keep: picks the rows that the stage trains on.
+        rows_of: the modality that these are of, for the card.
     """
     if arguments.dry_run:
-        print_plan(arguments, training)
+        print_plan(arguments, training, synergy)
         return
+    start = str(arguments.model_name_or_path or arguments.config_name)
+    check_name("model_name_or_path" if arguments.model_name_or_path else "config_name", start)
+    check_sources(data.dataset)
     set_seed(training.seed)
     print(f"seed {training.seed}")
-    start = arguments.model_name_or_path or arguments.config_name
     targets = synergy.load() if synergy else {}
     model = load_model(arguments, training, targets)
     training.model_init_kwargs = None  # used; SFTTrainer would warn that it cannot use it
@@ -156,6 +168,7 @@ def run(
         processing_class=reader if is_polyv else AutoProcessor.from_pretrained(start),
         datasets=data.dataset,
         base_model=arguments.model_name_or_path,
+        stage=describe(arguments, targets, rows_of),
         peft_config=(
             lora_config(model, arguments.lora_r, arguments.lora_alpha) if arguments.trainable == "lora" else None
         ),
@@ -174,31 +187,18 @@ def run(
     trainer.save_state()
 
 
-def print_plan(arguments: ModelArguments, training: SFTConfig) -> None:
-    """What the stage would take, on as many GPUs as it was launched on; nothing is loaded but configs."""
-    from polyv.recipes.plan import build, freeze, plan, to_table
-    from polyv.recipes.step_memory import Load
-
-    known = {**PolyVConfig.__dataclass_fields__, **PolyVTextConfig.__dataclass_fields__}
-    given = training.model_init_kwargs or {}
-    dtype = str(given.get("dtype", "float32")).removeprefix("torch.")
-    overrides = {name: value for name, value in given.items() if name in known and name != "dtype"}
-    start = str(arguments.model_name_or_path or arguments.config_name)
-    model = freeze(
-        build(start, arguments.upcycle, dtype, **overrides),
-        arguments.trainable,
-        arguments.freeze_vision,
-        arguments.lora_r,
-    )
-    load = Load(
-        batch_size=training.per_device_train_batch_size, gradient_checkpointing=bool(training.gradient_checkpointing)
-    )
-    strategy = "single" if training.world_size == 1 else "ddp"
-    if training.world_size > 1 and training.fsdp_plugin_args:
-        strategy = "fsdp"
-    print(
-        f"{start}, {arguments.trainable}; rows of {load.tokens} tokens\n{to_table(plan(model, training.world_size, strategy, load))}"
-    )
+def describe(arguments: ModelArguments, targets: dict[str, Targets], rows_of: str | None = None) -> str:
+    """For the card, what trained, of which rows, and by which teachers."""
+    told = f"What trained (`{arguments.trainable}`): {WORDS[arguments.trainable]}"
+    told += ", without the vision encoder." if arguments.freeze_vision and arguments.trainable == "full" else "."
+    if rows_of:
+        told += f" Of the data, the rows about {rows_of}s alone."
+    for head, cache in targets.items():
+        told += (
+            f" `<synergy>` learned to foresee what {cache.teacher} makes of {cache.modality}s ({head}: {cache.num_regions} "
+            f"regions, {cache.size} numbers each)."
+        )
+    return told
 
 
 __all__ = ["DataArguments", "ModelArguments", "load_model", "parse", "run"]

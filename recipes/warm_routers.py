@@ -105,7 +105,7 @@ def warm_routers(
     with torch.no_grad():
         for gate, seen in moments.items():
             gate.weight.copy_(seen.solve(expert_of_kind, number, strength))
-    return save_whole(model, processor, out)
+    return save_whole(model, processor, out, Path(source) / "README.md")
 
 
 @torch.inference_mode()

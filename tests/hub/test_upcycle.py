@@ -204,7 +204,8 @@ def test_killed_after_the_last_shard_it_writes_what_is_missing(source, tmp_path,
         assert shards in (None, times), "shards were written again"
         shards = times
     for file in whole.iterdir():
-        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes(), file.name
+        expected = file.read_bytes().replace(b"whole", b"out") if file.name == "README.md" else file.read_bytes()
+        assert (tmp_path / "out" / file.name).read_bytes() == expected, file.name
 
 
 def test_a_source_that_changes_between_two_runs_is_read_anew(source, tmp_path, monkeypatch):

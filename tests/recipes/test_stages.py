@@ -2,22 +2,28 @@
 """The stages, one after the other, by their own commands: what each trains, and what it leaves as it was."""
 
 import json
+import re
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from trl import SFTConfig
 
 from polyv import PolyVForConditionalGeneration
 from polyv.cli import main as polyv
 from polyv.evaluation.assignments import KINDS, token_kinds
+from polyv.evaluation.shapes import make_config
 from polyv.processing.processing_polyv import PolyVProcessor
-from polyv.recipes import align, caption, distill, instruct
+from polyv.recipes import align, caption, distill, dry_run, instruct
 from polyv.recipes.collator import ConversationCollator
 from polyv.recipes.data import RowError, read_source
-from polyv.recipes.stage import ModelArguments, load_model
+from polyv.recipes.stage import DataArguments, ModelArguments, load_model, parse
+from polyv.recipes.synergy import SynergyArguments
 from polyv.recipes.trainable import WORDS, set_trainable
 from polyv.recipes.warm_routers import Moments, warm_routers
 
@@ -248,16 +254,125 @@ def test_distillation_needs_a_teacher_and_a_polyv(recipe, merged, dense, caches,
 
 
 @pytest.mark.parametrize("size", ["polyv-nano", "polyv-7b"])
-def test_every_stage_plans_itself_without_weights(size, dense, captioned, merged, tmp_path, capsys):
-    """What a 7B run would say, asked of a small checkpoint: names of published ones cannot be looked up here."""
-    folder = Path(__file__).parents[2] / "recipes" / size
-    starts = {"caption": dense, "instruct": captioned, "distill": merged, "align": merged}
-    for stage, module in zip(starts, (caption, instruct, distill, align), strict=True):
-        arguments = ["--model_name_or_path", str(starts[stage]), "--dry_run"]
-        module.main(["--config", str(folder / f"{stage}.yaml"), *arguments, "--output_dir", str(tmp_path / stage)])
+def test_every_stage_plans_itself_before_any_has_run(size, tmp_path, monkeypatch, capsys):
+    """From the recipe alone: later stages as what the first one begins with, upcycled."""
+    recipes = Path(__file__).parents[2] / "recipes" / size
+    folder = shutil.copytree(recipes, tmp_path / "recipes")
+    first = folder / "caption.yaml"
+    if size == "polyv-7b":  # a published name cannot be looked up here
+        qwen = "Qwen/Qwen2.5-VL-7B-Instruct"
+        make_config("7b").save_pretrained(tmp_path / qwen)
+        first.write_text(first.read_text().replace(qwen, str(tmp_path / qwen)))
+    else:
+        monkeypatch.chdir(Path(__file__).parents[2])
+        for file in folder.iterdir():  # as on a machine where nothing has run
+            file.write_text(file.read_text().replace("runs/", f"runs/not-{tmp_path.name}-"))
+    counts = {}
+    for stage, module in {"caption": caption, "instruct": instruct, "distill": distill, "align": align}.items():
+        module.main(
+            ["--config", str(folder / f"{stage}.yaml"), "--dry_run=true", "--output_dir", str(tmp_path / stage)]
+        )
         told = capsys.readouterr().out
-        assert "trainable" in told and "fits on GPUs" in told and "PolyVForConditionalGeneration" in told
+        assert "PolyVForConditionalGeneration" in told and "fits on" in told
+        assert ("is not there yet: planned as" in told) == (stage != "caption")
         assert not (tmp_path / stage).exists()
+        counts[stage] = [float(re.search(rf"{what}.* ([\d.]+) [MB]", told)[1]) for what in ("parameters", "trainable")]
+    assert counts["instruct"][0] == counts["caption"][0] < counts["distill"][0] == counts["align"][0]
+    assert counts["align"][1] < counts["distill"][1]  # no teacher: its heads stand still
+
+
+def test_a_plan_trains_what_the_run_would(recipe, merged, caches, tmp_path, monkeypatch):
+    planned = []
+    real = dry_run.plan
+    monkeypatch.setattr(dry_run, "plan", lambda *args: planned.append(real(*args)) or planned[-1])
+    start = ["--config", str(recipe), "--model_name_or_path", str(merged), "--output_dir", str(tmp_path)]
+    for given in ([], caches):
+        align.main([*start, *given, "--dry_run"])
+        arguments, _, synergy, training = parse(
+            "align", (ModelArguments, DataArguments, SynergyArguments, SFTConfig), [*start, *given]
+        )
+        model = load_model(arguments, training, synergy.load())
+        assert planned[-1].trainable == sum(one.numel() for one in model.parameters() if one.requires_grad)
+        assert planned[-1].parameters == sum(one.numel() for one in model.parameters())
+    assert planned[0].trainable != planned[1].trainable
+
+
+@pytest.mark.parametrize(
+    ("environment", "strategy"),
+    [
+        ({}, "ddp"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "fsdp"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "zero3"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}, "zero2"),
+    ],
+)
+def test_a_plan_is_of_what_was_launched(environment, strategy, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    launched = SimpleNamespace(world_size=2, fsdp=[], deepspeed=None)
+    assert dry_run.launched_strategy(launched) == strategy
+    assert dry_run.launched_strategy(SimpleNamespace(world_size=1)) == "single"
+
+
+def test_cards_tell_what_each_stage_trained_and_keep_the_licence(recipe, captioned, by_modality, caches, tmp_path):
+    base = shutil.copytree(captioned, tmp_path / "base")
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    sources = [word for name in ("image", "video") for word in (f"--{name}", str(by_modality[name]))]
+    assert polyv(["merge", str(base), str(tmp_path / "merged"), *sources]) == 0
+    card = ModelCard.load(tmp_path / "merged" / "README.md")
+    assert card.data.license == "apache-2.0" and f"- video: {by_modality['video']}" in card.text
+    arguments = ["--model_name_or_path", str(tmp_path / "merged"), "--freeze_vision", "true", *caches]
+    align.main(["--config", str(recipe), *arguments, "--output_dir", str(tmp_path / "fine")])
+    card = ModelCard.load(tmp_path / "fine" / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert "What trained (`full`): all weights, without the vision encoder." in card.text
+    assert "of videos (temporal: " in card.text and "of scenes (spatial: " in card.text
+    assert "Of the data, the rows about videos alone." in (by_modality["video"] / "README.md").read_text()
+
+
+def test_a_finished_stage_is_pushed_where_it_is_asked_to(recipe, captioned, tmp_path, monkeypatch):
+    pushed = []
+
+    class Hub:
+        def create_repo(self, name, **kwargs):
+            return SimpleNamespace(repo_id=name)
+
+        def upload_folder(self, folder_path, **kwargs):
+            pushed.append({file.name: file.read_bytes() for file in Path(folder_path).iterdir() if file.is_file()})
+            return SimpleNamespace(done=lambda: True, result=lambda: None)
+
+        def __getattr__(self, name):
+            return lambda *args, **kwargs: None
+
+    monkeypatch.setattr("transformers.trainer.hf_api", lambda *args, **kwargs: Hub())
+    arguments = ["--model_name_or_path", str(captioned), "--push_to_hub", "true", "--hub_model_id", "me/polyv"]
+    align.main(["--config", str(recipe), *arguments, "--output_dir", str(tmp_path / "out")])
+    last = pushed[-1]
+    assert {"model.safetensors", "config.json", "README.md", "loss.png"} <= last.keys()
+    assert last["model.safetensors"] == (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert b'from_pretrained("me/polyv")' in last["README.md"]
+
+
+def test_mistakes_of_the_command_line_are_told_as_such(recipe, merged, tmp_path):
+    start = ["--model_name_or_path", str(merged), "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="--learning_rat"):
+        align.main(["--config", str(recipe), *start, "--learning_rat", "1"])
+    with pytest.raises(
+        FileNotFoundError, match=r"runs/none-such: there is no such folder. It is what an earlier stage"
+    ):
+        align.main(["--config", str(recipe), "--model_name_or_path", "runs/none-such"])
+    with pytest.raises(FileNotFoundError, match=r"dataset=none.jsonl: there is no such file"):
+        align.main(["--config", str(recipe), *start, "--dataset", "none.jsonl"])
+    with pytest.raises(ValueError, match=r"1 datasets .*--dataset_weights 1"):
+        align.main(["--config", str(recipe), *start, "--dataset_weights", "1", "2"])
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("dataset: [a, b\n")
+    with pytest.raises(ValueError, match=r"config: the recipe is not YAML: .*line"):
+        align.main(["--config", str(broken), *start])
+    one = tmp_path / "one.yaml"
+    one.write_text("dataset: none.jsonl\n")
+    with pytest.raises(FileNotFoundError, match=r"dataset=none.jsonl: there"):
+        align.main(["--config", str(one), *start, "--use_cpu", "true", "--bf16", "false"])
 
 
 def test_unknown_keys_of_a_recipe_are_refused(recipe, merged, tmp_path):

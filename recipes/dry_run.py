@@ -1,0 +1,114 @@
+# Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+"""`polyv train STAGE --dry_run`: what the stage would take, from configs alone.
+
+A later stage's recipe begins with what an earlier one writes. Where that is not there yet, the plan is of what the first
+stage begins with, upcycled: the same architecture, whose weights do not matter here.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from trl import SFTConfig
+
+from polyv.configuration.configuration_polyv import PolyVConfig, PolyVTextConfig
+from polyv.hub.checkpoints import is_run
+from polyv.recipes.plan import build, freeze, plan, to_table
+from polyv.recipes.step_memory import Load
+from polyv.recipes.synergy import HEADS, SynergyArguments, fit_heads
+
+
+if TYPE_CHECKING:
+    from polyv.recipes.stage import ModelArguments
+
+FLAGS = ("--dry_run", "--dry-run")
+FIRST = "caption.yaml"
+
+
+def is_dry(argv: Sequence[str]) -> bool:
+    """Whether a command line asks for a plan."""
+    given = [argument.partition("=") for argument in argv]
+    return any(name in FLAGS and value.lower() not in ("false", "0", "no") for name, _, value in given)
+
+
+def complete(stage: str, argv: Sequence[str]) -> list[str]:
+    """`argv` as a plan needs it: on any machine, and before the stages that come first have run."""
+    argv = list(argv)
+    if not torch.cuda.is_available():
+        argv += ["--use_cpu", "true"]  # a recipe for GPUs is planned anywhere
+    recipe = _value(argv, "config")
+    if recipe is None or _value(argv, "model_name_or_path") is not None or not Path(recipe).is_file():
+        return argv
+    settings = _read(Path(recipe))
+    start, first = str(settings.get("model_name_or_path")), _read(Path(recipe).with_name(FIRST))
+    if not is_run(start) or Path(start).is_dir() or "model_name_or_path" not in first:
+        return argv
+    origin = str(first["model_name_or_path"])
+    argv += ["--model_name_or_path", origin, "--upcycle", "true"]
+    if stage == "instruct":  # what it trains has no experts yet
+        given = json.loads(_value(argv, "model_init_kwargs") or "{}") or settings.get("model_init_kwargs") or {}
+        argv += ["--model_init_kwargs", json.dumps({**given, "num_experts": 0})]
+    print(f"{start} is not there yet: planned as {origin}, upcycled")
+    return argv
+
+
+def print_plan(arguments: "ModelArguments", training: SFTConfig, synergy: SynergyArguments | None) -> None:
+    """What the stage would take, on as many GPUs as it was launched on; nothing is loaded but configs.
+
+    Heads of teachers count as the stage would train them: with a cache of its size, without one frozen. Where a cache is
+    named that is not there yet, of the size that the config says.
+    """
+    known = {**PolyVConfig.__dataclass_fields__, **PolyVTextConfig.__dataclass_fields__}
+    given = training.model_init_kwargs or {}
+    dtype = str(given.get("dtype", "float32")).removeprefix("torch.")
+    overrides = {name: value for name, value in given.items() if name in known and name != "dtype"}
+    start = str(arguments.model_name_or_path or arguments.config_name)
+    model = freeze(
+        build(start, arguments.upcycle, dtype, **overrides),
+        arguments.trainable,
+        arguments.freeze_vision,
+        arguments.lora_r,
+    )
+    if arguments.trainable != "lora":
+        caches = {head: getattr(synergy, f"{head}_targets", None) for head in HEADS}
+        absent = [head for head, folder in caches.items() if folder and not Path(folder).is_dir()]
+        fit_heads(model, synergy.load(skip=absent) if synergy else {}, keep=absent)
+    load = Load(
+        batch_size=training.per_device_train_batch_size, gradient_checkpointing=bool(training.gradient_checkpointing)
+    )
+    planned = plan(model, training.world_size, launched_strategy(training), load)
+    if training.process_index == 0:
+        print(f"{start}, {arguments.trainable}; rows of {load.tokens} tokens\n{to_table(planned)}")
+
+
+def launched_strategy(training: SFTConfig) -> str:
+    """How `accelerate launch`, `torchrun` or the recipe splits the training: one of `polyv.recipes.plan.STRATEGIES`."""
+    if training.world_size == 1:
+        return "single"
+    if training.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        return "fsdp"
+    if training.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        return "zero3" if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3") == "3" else "zero2"
+    return "ddp"
+
+
+def _value(argv: Sequence[str], name: str) -> str | None:
+    """The last that a command line gives for `--name`, also as `--name=VALUE`."""
+    found = None
+    for place, argument in enumerate(argv):
+        flag, equals, value = argument.partition("=")
+        if flag == f"--{name}":
+            found = value if equals else next(iter(argv[place + 1 :]), None)
+    return found
+
+
+def _read(recipe: Path) -> dict[str, Any]:
+    """A recipe's fields; none where there is no such file."""
+    return (yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}) if recipe.is_file() else {}
+
+
+__all__ = ["complete", "is_dry", "launched_strategy", "print_plan"]
