@@ -145,11 +145,11 @@ def run(
         keep: picks the rows that the stage trains on.
         rows_of: the modality that these are of, for the card.
     """
+    start = str(arguments.model_name_or_path or arguments.config_name)
+    check_name("model_name_or_path" if arguments.model_name_or_path else "config_name", start)
     if arguments.dry_run:
         print_plan(arguments, training, synergy)
         return
-    start = str(arguments.model_name_or_path or arguments.config_name)
-    check_name("model_name_or_path" if arguments.model_name_or_path else "config_name", start)
     check_sources(data.dataset)
     set_seed(training.seed)
     print(f"seed {training.seed}")
