@@ -11,11 +11,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedConfig
@@ -35,11 +32,11 @@ from polyv.recipes.data import (
     read_content,
     read_messages,
     read_source,
-)  # fmt: skip
+)
+from polyv.recipes.histogram import draw, spread_of
 
 
 MODALITIES = ("text", *MEDIA)
-_COLOURS = {"text": "#999999", "image": "#0077bb", "video": "#ee7733", "scene": "#009988", "mixed": "#ee3377"}
 _SHOWN = 5  # of remarks of one kind, in print; the JSON file has all
 _Task = tuple[str, int, "dict[str, Any] | ValueError | Dataset"]
 
@@ -141,7 +138,7 @@ class Report:
         """For JSON. `unfit` and what follows it name every row."""
         return {
             "rows": dict(self.rows),
-            "lengths": {name: _spread(lengths) for name, lengths in sorted(self.lengths.items())},
+            "lengths": {name: spread_of(lengths) for name, lengths in sorted(self.lengths.items())},
             "tokens": {kind: self.tokens[kind] for kind in MODALITIES} | {"answers": self.answer_tokens},
             "media": {kind: self.media[kind] for kind in MEDIA},
             "turns": self.turns,
@@ -155,8 +152,8 @@ class Report:
 
     def to_text(self) -> str:
         """Tables of lengths and tokens, what is suspicious, and a line for each row that cannot be trained on."""
-        spreads = [(name, *_spread(lengths).values()) for name, lengths in sorted(self.lengths.items())]
-        spreads += [("all", *_spread(list(chain(*self.lengths.values()))).values())]
+        spreads = [(name, *spread_of(lengths).values()) for name, lengths in sorted(self.lengths.items())]
+        spreads += [("all", *spread_of(list(chain(*self.lengths.values()))).values())]
         counts = [(kind, self.tokens[kind], f"{kind}s", self.media[kind]) for kind in MODALITIES if self.tokens[kind]]
         counts += [("answers", self.answer_tokens, "turns", self.turns)]
         tokens = [
@@ -390,12 +387,6 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _spread(lengths: Sequence[int]) -> dict[str, int]:
-    """Lengths that occur: the middle one, and the one that 95 % do not exceed."""
-    values = np.quantile(lengths or [0], (0.5, 0.95, 1), method="inverted_cdf")
-    return {"rows": len(lengths), **dict(zip(("median", "p95", "longest"), map(int, values), strict=True))}
-
-
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     """Aligned lines: the first column to the left, numbers to the right."""
     texts = [head, *([value if isinstance(value, str) else f"{value:,}" for value in row] for row in rows)]
@@ -408,47 +399,3 @@ def _remark(what: str, places: Sequence[Any]) -> list[str]:
     """A line that counts, and the first of them."""
     more = [f"  and {len(places) - _SHOWN:,} more"] if len(places) > _SHOWN else []
     return [f"{len(places):,} rows are {what}", *(f"  {place}" for place in places[:_SHOWN]), *more]
-
-
-def draw(report: Report, path: Path) -> None:
-    """Draw how many rows are how long, by what they show, as PNG."""
-    lengths: dict[str, list[int]] = {kind: [] for kind in _COLOURS}
-    for name, values in report.lengths.items():
-        lengths[name if name in lengths else "mixed"] += values
-    shown = {kind: values for kind, values in lengths.items() if values}
-    spread = _spread(list(chain(*shown.values())))
-    figure = Figure(figsize=(9, 4.5), layout="constrained", facecolor="white")
-    axes = figure.subplots()
-    if shown:
-        wide = spread["longest"] > 20 * min(map(min, shown.values()))
-        edges = _edges(min(map(min, shown.values())), spread["longest"], wide)
-        labels = [f"{kind} ({len(values):,})" for kind, values in shown.items()]
-        colours = [_COLOURS[kind] for kind in shown]
-        axes.hist(list(shown.values()), edges, stacked=True, color=colours, label=labels)
-        if wide:
-            axes.set_xscale("log")
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        if report.too_long:
-            label = f"max_length {report.max_length:,}\n({len(report.too_long):,} longer)"
-            axes.axvline(report.max_length, color="#222222", linestyle="--", linewidth=1, label=label)
-        figure.legend(title="rows that show", loc="outside right upper", frameon=False)
-    axes.set_title(
-        f"{spread['rows']:,} rows, median {spread['median']:,} tokens, longest {spread['longest']:,}", fontsize=10
-    )
-    axes.set(xlabel="tokens of a row", ylabel="rows")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=110)
-    temporary.replace(path)
-
-
-def _edges(low: int, high: int, wide: bool) -> list[float]:
-    """Of some 60 bins at most, half way between whole numbers: else some would hold more of these than others."""
-    step = (high - low) // 60 + 1
-    edges = np.geomspace(low, high + 1, 61).round() if wide else np.arange(low, high + step + 1, step)
-    return (np.unique(edges) - 0.5).tolist()

@@ -16,7 +16,8 @@ from PIL import Image as Picture
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes import check as check_module
 from polyv.recipes import data as data_module
-from polyv.recipes.check import Place, Report, Row, Unfit, check, combination, draw, run
+from polyv.recipes import histogram
+from polyv.recipes.check import Place, Report, Row, Unfit, check, combination, run
 from polyv.recipes.collator import ConversationCollator
 from polyv.recipes.data import read_rows
 from tests.recipes.conftest import turn
@@ -306,13 +307,13 @@ def test_reports_add_up(tmp_path_factory, rows, max_length):
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=50), st.booleans())
 def test_every_row_is_in_a_bin_of_the_histogram(lengths, wide):
-    edges = check_module._edges(min(lengths), max(lengths), wide)
+    edges = histogram._edges(min(lengths), max(lengths), wide)
     assert np.histogram(lengths, edges)[0].sum() == len(lengths)
     assert len(edges) <= 62 and all(edge % 1 == 0.5 for edge in edges)
 
 
 @pytest.mark.parametrize("lengths", [{}, {"text": [40]}, {"image": [90, 95], "image + video": [4000]}])
 def test_draws_what_there_is(tmp_path, lengths):
-    draw(Report(4096, lengths=lengths), tmp_path / "check.png")
+    histogram.draw(Report(4096, lengths=lengths), tmp_path / "check.png")
     assert [path.name for path in tmp_path.iterdir()] == ["check.png"]
     assert np.asarray(Picture.open(tmp_path / "check.png")).std() > 0
