@@ -2,7 +2,9 @@
 """Controls of a study, as data: rows whose teachers see another content, or whose student does; or fewer rows.
 
 shuffled   teachers see another row's content ("teachers"), of those that show the same kinds of media and are asked the
-           same: what is left of a gain is no merit of what they saw
+           same: what is left of a gain is no merit of what they saw, but for what the questions give away: of a scene
+           in which nothing is hit, none asks what was hit
+strangers  teachers see any other row's content that shows the same kinds of media: these say nothing about the row
 blind      the media of a conversation are another row's, of the same kinds: what is left is what words tell
 sample     a share of the rows, drawn at random; a smaller share of the same seed is part of a larger
 """
@@ -11,14 +13,15 @@ import json
 import os
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from polyv.recipes.data import MEDIA, RowError
 
 
-Control = Literal["shuffled", "blind", "sample"]
+Control = Literal["shuffled", "strangers", "blind", "sample"]
+_OF_TEACHERS = ("shuffled", "strangers")
 
 
 def write_control(
@@ -37,11 +40,11 @@ def write_control(
         `out`.
 
     Raises:
-        ValueError: `control` is none of these; for "shuffled", no row names a content; `share` is impossible, or would
+        ValueError: `control` is none of these; of teachers, no row names a content; `share` is impossible, or would
             leave no row.
     """
-    if control not in ("shuffled", "blind", "sample"):
-        raise ValueError(f"control={control}: expected shuffled, blind or sample.")
+    if control not in get_args(Control):
+        raise ValueError(f"control={control}: expected one of {', '.join(get_args(Control))}.")
     dataset, out = Path(dataset), Path(out)
     rows = [json.loads(line) for line in dataset.read_text(encoding="utf-8").splitlines() if line.strip()]
     rng = np.random.default_rng(seed)
@@ -104,7 +107,7 @@ def _pair(group: list[int], rows: list[dict[str, Any]], rng: np.random.Generator
 
 
 def _swapped(row: dict[str, Any], donor: dict[str, Any], control: Control) -> dict[str, Any]:
-    if control == "shuffled":
+    if control in _OF_TEACHERS:
         return {**row, "teachers": donor.get("teachers") or donor["content"]} if row.get("content") else row
     media = iter(_media(donor))
     messages = [

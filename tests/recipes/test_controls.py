@@ -53,6 +53,17 @@ def test_shuffled_teachers_see_another_scene_of_the_same_questions(rows, tmp_pat
     assert moved == 10
 
 
+def test_strangers_are_asked_whatever_they_are_asked(rows, tmp_path):
+    before, after = read_rows(rows), read_rows(write_control("strangers", rows, tmp_path / "out" / "s.jsonl", seed=0))
+    asked = {names(read_content(row))["video"]: row["templates"] for row in before.select(range(10))}
+    pairs = []
+    for old, new in zip(before.select(range(10)), after.select(range(10)), strict=True):
+        assert media_names(old) == media_names(new) and names(read_content(new, "content")) == names(read_content(old))
+        assert names(read_content(new)) != names(read_content(old))
+        pairs.append((old["templates"], asked[names(read_content(new))["video"]]))
+    assert any(one != other for one, other in pairs)
+
+
 def test_shuffled_teachers_see_what_the_others_would_have_seen(tmp_path):
     rows = [{"id": n, "content": {"image": f"{n}.png"}, "teachers": {"video": f"{n}.mp4"}} for n in "ab"]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -92,7 +103,7 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(rows, tmp_path):
 
 
 def test_what_cannot_be_is_refused(rows, tmp_path):
-    with pytest.raises(ValueError, match="control=deaf: expected shuffled, blind or sample"):
+    with pytest.raises(ValueError, match="control=deaf: expected one of shuffled, strangers, blind, sample"):
         write_control("deaf", rows, tmp_path / "x.jsonl", seed=0)
     (tmp_path / "none.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "a"}]}) + "\n")
     with pytest.raises(RowError, match="no row names a content"):
