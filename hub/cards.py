@@ -2,6 +2,7 @@
 """Cards of checkpoints, README.md: what their licence is, and where one comes from that nothing has trained yet."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -57,6 +58,18 @@ def write_upcycled_card(
     write_card(folder, "\n".join(lines), source, ["polyv"])
 
 
+def retold_card(folder: str | os.PathLike, name: str, remark: str) -> str | None:
+    """The card of the checkpoint in `folder` as that of one called `name`, with a remark at its end; None where it has
+    no card."""
+    file = Path(folder) / "README.md"
+    if not file.is_file():
+        return None
+    text = file.read_text(encoding="utf-8")
+    if title := re.search(r"^# (.+)$", text, re.MULTILINE):
+        text = text.replace(title[0], f"# {name}").replace(f'"{title[1]}"', f'"{name}"')
+    return f"{text.rstrip()}\n\n{remark}\n"
+
+
 def read_licence(base_model: str | None) -> str:
     """The licence that the card of `base_model` names: weights made of others stand under theirs. "unknown", as the
     Hub calls it, where there is no card or no base model: what licence new weights get, only their owner can say."""
@@ -69,4 +82,4 @@ def read_licence(base_model: str | None) -> str:
         return "unknown"
 
 
-__all__ = ["read_licence", "write_card", "write_upcycled_card"]
+__all__ = ["read_licence", "retold_card", "write_card", "write_upcycled_card"]

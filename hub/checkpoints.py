@@ -3,7 +3,6 @@
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 from transformers import PreTrainedModel, ProcessorMixin
@@ -36,13 +35,12 @@ def is_run(name: str) -> bool:
     return name.startswith("runs/")
 
 
-def save_whole(model: PreTrainedModel, processor: ProcessorMixin, out: Path, card: Path | None = None) -> Path:
-    """Save both into the folder `out`, which appears whole or not at all, with a copy of `card` if it is there; returns
-    `out`."""
+def save_whole(model: PreTrainedModel, processor: ProcessorMixin, out: Path, card: str | None = None) -> Path:
+    """Save both into the folder `out`, with the text of a card, if any; it appears whole or not at all. Returns `out`."""
     partial = out.with_name(f".{out.name}.partial")
     processor.save_pretrained(partial)
     model.save_pretrained(partial)
-    if card is not None and card.is_file():
-        shutil.copy(card, partial / "README.md")
+    if card is not None:
+        (partial / "README.md").write_text(card, encoding="utf-8")
     partial.rename(out)
     return out

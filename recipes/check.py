@@ -328,7 +328,7 @@ class _Reader:
         content = read_content(row, "content") if row.get("content") else {}
         messages = [] if is_silent(row) else read_messages(row)
         seen = [entry[entry["type"]] for message in messages for entry in message["content"]]
-        prompt = max(row.get("prompts") or ["Describe the content."], key=len)
+        prompt = max(row.get("prompts") or [], key=len, default=None)
         shown = [
             self.encode(place, ask_about(kind, medium, prompt))
             for kind, media in content.items()

@@ -21,7 +21,6 @@ from polyv.recipes.data import MEDIA, RowError
 
 
 Control = Literal["shuffled", "strangers", "blind", "sample"]
-_OF_TEACHERS = ("shuffled", "strangers")
 
 
 def write_control(
@@ -107,7 +106,7 @@ def _pair(group: list[int], rows: list[dict[str, Any]], rng: np.random.Generator
 
 
 def _swapped(row: dict[str, Any], donor: dict[str, Any], control: Control) -> dict[str, Any]:
-    if control in _OF_TEACHERS:
+    if control != "blind":
         return {**row, "teachers": donor.get("teachers") or donor["content"]} if row.get("content") else row
     media = iter(_media(donor))
     messages = [

@@ -254,9 +254,9 @@ def read_content(row: dict[str, Any], whose: Literal["content", "teachers"] = "t
     return {kind: media[0] for kind, media in shown.items() if len(media) == 1}
 
 
-def ask_about(kind: str, medium: Any, prompt: str) -> list[dict[str, Any]]:
+def ask_about(kind: str, medium: Any, prompt: str | None = None) -> list[dict[str, Any]]:
     """A conversation about one medium, with an empty answer: what a student is shown of a content."""
-    entries = [{"type": kind, kind: medium}, {"type": "text", "text": prompt}]
+    entries = [{"type": kind, kind: medium}, {"type": "text", "text": prompt or f"Describe the {kind}."}]
     return [{"role": "user", "content": entries}, {"role": "assistant", "content": [{"type": "text", "text": ""}]}]
 
 

@@ -5,6 +5,7 @@ A later stage's recipe begins with what an earlier one writes. Where that is not
 stage begins with, upcycled: the same architecture, whose weights do not matter here.
 """
 
+import argparse
 import json
 import os
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
+from transformers.hf_argparser import string_to_bool
 from trl import SFTConfig
 
 from polyv.configuration.configuration_polyv import PolyVConfig, PolyVTextConfig
@@ -25,14 +27,12 @@ from polyv.recipes.synergy import HEADS, SynergyArguments, fit_heads
 if TYPE_CHECKING:
     from polyv.recipes.stage import ModelArguments
 
-FLAGS = ("--dry_run", "--dry-run")
 FIRST = "caption.yaml"
 
 
 def is_dry(argv: Sequence[str]) -> bool:
     """Whether a command line asks for a plan."""
-    given = [argument.partition("=") for argument in argv]
-    return any(name in FLAGS and value.lower() not in ("false", "0", "no") for name, _, value in given)
+    return _read_flags(argv).dry_run
 
 
 def complete(stage: str, argv: Sequence[str]) -> list[str]:
@@ -40,17 +40,17 @@ def complete(stage: str, argv: Sequence[str]) -> list[str]:
     argv = list(argv)
     if not torch.cuda.is_available():
         argv += ["--use_cpu", "true"]  # a recipe for GPUs is planned anywhere
-    recipe = _value(argv, "config")
-    if recipe is None or _value(argv, "model_name_or_path") is not None or not Path(recipe).is_file():
+    flags = _read_flags(argv)
+    if flags.config is None or flags.model_name_or_path is not None:
         return argv
-    settings = _read(Path(recipe))
-    start, first = str(settings.get("model_name_or_path")), _read(Path(recipe).with_name(FIRST))
+    settings, first = _read(flags.config), _read(flags.config.with_name(FIRST))
+    start = str(settings.get("model_name_or_path"))
     if not is_run(start) or Path(start).is_dir() or "model_name_or_path" not in first:
         return argv
     origin = str(first["model_name_or_path"])
     argv += ["--model_name_or_path", origin, "--upcycle", "true"]
     if stage == "instruct":  # what it trains has no experts yet
-        given = json.loads(_value(argv, "model_init_kwargs") or "{}") or settings.get("model_init_kwargs") or {}
+        given = flags.model_init_kwargs or settings.get("model_init_kwargs") or {}
         argv += ["--model_init_kwargs", json.dumps({**given, "num_experts": 0})]
     print(f"{start} is not there yet: planned as {origin}, upcycled")
     return argv
@@ -96,14 +96,14 @@ def launched_strategy(training: SFTConfig) -> str:
     return "ddp"
 
 
-def _value(argv: Sequence[str], name: str) -> str | None:
-    """The last that a command line gives for `--name`, also as `--name=VALUE`."""
-    found = None
-    for place, argument in enumerate(argv):
-        flag, equals, value = argument.partition("=")
-        if flag == f"--{name}":
-            found = value if equals else next(iter(argv[place + 1 :]), None)
-    return found
+def _read_flags(argv: Sequence[str]) -> argparse.Namespace:
+    """Of a command line, what decides how to plan."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--model_name_or_path", "--model-name-or-path")
+    parser.add_argument("--model_init_kwargs", "--model-init-kwargs", type=json.loads)
+    parser.add_argument("--dry_run", "--dry-run", type=string_to_bool, nargs="?", const=True, default=False)
+    return parser.parse_known_args(argv)[0]
 
 
 def _read(recipe: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, set_seed
 from trl import SFTConfig, TrlParser
 
-from polyv.hub.checkpoints import check_name, is_run
+from polyv.hub.checkpoints import check_name
 from polyv.modeling_polyv.modeling_polyv import PolyVForConditionalGeneration
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes.collator import ConversationCollator
@@ -56,10 +56,6 @@ class ModelArguments:
                 f"model_name_or_path={self.model_name_or_path} and config_name={self.config_name}: give one of the two, "
                 "the first to start from weights, the second to train from scratch."
             )
-        for argument in ("model_name_or_path", "config_name"):
-            # A recipe may name what an earlier stage is yet to write.
-            if (name := getattr(self, argument)) is not None and not is_run(name):
-                check_name(argument, name)
         if self.upcycle and self.config_name:
             raise ValueError("upcycle: there are no weights to upcycle from a config_name; give model_name_or_path.")
         if self.trainable not in WORDS:
@@ -80,10 +76,20 @@ class DataArguments:
     )
 
     def __post_init__(self):
-        if isinstance(self.dataset, str):  # of a recipe that names one file, not a list
-            self.dataset = [self.dataset]
         if not self.dataset:
             raise ValueError("dataset: got none. Give one or more JSONL files of conversations, or names on the Hub.")
+
+
+class RecipeParser(TrlParser):
+    """TrlParser, with one value in a recipe for a field of several (`dataset: mine.jsonl`) as on the command line."""
+
+    def set_defaults_with_config(self, **kwargs: Any) -> list[str]:
+        several = {action.dest for action in self._actions if action.nargs == "+"}
+        given = {
+            name: [value] if name in several and isinstance(value, (str, int, float)) else value
+            for name, value in kwargs.items()
+        }
+        return super().set_defaults_with_config(**given)
 
 
 def parse(stage: str, kinds: tuple[type, ...], argv: list[str] | None) -> tuple[Any, ...]:
@@ -94,7 +100,7 @@ def parse(stage: str, kinds: tuple[type, ...], argv: list[str] | None) -> tuple[
     try:
         argv = complete(stage, argv) if is_dry(argv) else argv
         # A mistyped field must not pass for another that begins alike.
-        parser = TrlParser(kinds, prog=f"polyv train {stage}", usage=usage, allow_abbrev=False)
+        parser = RecipeParser(kinds, prog=f"polyv train {stage}", usage=usage, allow_abbrev=False)
         return parser.parse_args_and_config(argv)
     except yaml.YAMLError as error:
         raise ValueError(f"config: the recipe is not YAML: {' '.join(str(error).split())}.") from error

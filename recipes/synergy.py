@@ -51,8 +51,6 @@ class SynergyArguments:
     )
 
     def __post_init__(self):
-        if isinstance(self.student_sees, str):  # of a recipe that names one, not a list
-            self.student_sees = [self.student_sees]
         if not self.student_sees or not set(self.student_sees) <= set(MEDIA):
             raise ValueError(f"student_sees={self.student_sees}: expected some of {', '.join(MEDIA)}.")
         if self.coarse_weight < 0:
@@ -139,7 +137,7 @@ class SynergyCollator(ConversationCollator):
         kind = draw.choice(kinds)
         media = content[kind]
         medium = draw.choice(media) if isinstance(media, list) else media
-        prompt = draw.choice(row.get("prompts") or [f"Describe the {kind}."])
+        prompt = draw.choice(row.get("prompts") or [None])
         return ask_about(kind, medium, prompt)
 
     def _length(self, row: dict[str, Any], rest: dict[tuple, int]) -> int:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from polyv.evaluation.assignments import KINDS, token_kinds
+from polyv.hub.cards import retold_card
 from polyv.hub.checkpoints import save_whole
 from polyv.hub.upcycle import MODALITIES, check_not_there
 from polyv.recipes.collator import ConversationCollator
@@ -105,7 +106,8 @@ def warm_routers(
     with torch.no_grad():
         for gate, seen in moments.items():
             gate.weight.copy_(seen.solve(expert_of_kind, number, strength))
-    return save_whole(model, processor, out, Path(source) / "README.md")
+    remark = f"Its routers were set from {rows} rows, to send tokens of each modality to its expert."
+    return save_whole(model, processor, out, retold_card(source, out.name, remark))
 
 
 @torch.inference_mode()

@@ -31,7 +31,7 @@ def test_reads_rows_with_absolute_paths_and_their_other_columns(data):
 @pytest.mark.parametrize(
     ("row", "cause"),
     [
-        ("{", "double quotes, at character 2 of the line"),
+        ("{", "Expecting property name enclosed in double quotes, at character 2 of the line"),
         ("[1]", "expected an object, got [1]"),
         (b"\xff", "can't decode"),
         ({"text": "How many?"}, "'messages' is None"),

@@ -161,6 +161,9 @@ def test_warm_routers_send_tokens_to_their_modalitys_expert(captioned, by_modali
     sources = [f"--{name}={folder}" for name, folder in by_modality.items()]
     assert polyv(["merge", str(captioned), str(out), *sources, "--warm-routers", str(data / "rows.jsonl")]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["warm"]
+    card = (out / "README.md").read_text()
+    assert "\n# warm\n" in card and 'from_pretrained("warm")' in card and ".cold" not in card
+    assert "Its routers were set from" in card
     cold, warm = weights(merged), weights(out)
     assert all(torch.equal(warm[name], cold[name]) for name in cold if not name.endswith(".mlp.gate.weight"))
 
@@ -273,11 +276,13 @@ def test_every_stage_plans_itself_before_any_has_run(size, tmp_path, monkeypatch
             ["--config", str(folder / f"{stage}.yaml"), "--dry_run=true", "--output_dir", str(tmp_path / stage)]
         )
         told = capsys.readouterr().out
-        assert "PolyVForConditionalGeneration" in told and "fits on" in told
+        assert "PolyVForConditionalGeneration" in told and "trainable" in told
+        assert ("fits on GPUs" if size == "polyv-nano" else "fits on") in told
         assert ("is not there yet: planned as" in told) == (stage != "caption")
         assert not (tmp_path / stage).exists()
         counts[stage] = [float(re.search(rf"{what}.* ([\d.]+) [MB]", told)[1]) for what in ("parameters", "trainable")]
     assert counts["instruct"][0] == counts["caption"][0] < counts["distill"][0] == counts["align"][0]
+    assert not dry_run.is_dry(["--dry_run", "false"]) and dry_run.is_dry(["--dry-run"])
     assert counts["align"][1] < counts["distill"][1]  # no teacher: its heads stand still
 
 
@@ -370,9 +375,13 @@ def test_mistakes_of_the_command_line_are_told_as_such(recipe, merged, tmp_path)
     with pytest.raises(ValueError, match=r"config: the recipe is not YAML: .*line"):
         align.main(["--config", str(broken), *start])
     one = tmp_path / "one.yaml"
-    one.write_text("dataset: none.jsonl\n")
+    one.write_text("dataset: none.jsonl\ndataset_weights: 1\nstudent_sees: video\n")
+    kinds = (ModelArguments, DataArguments, SynergyArguments, SFTConfig)
+    where = [*start, "--use_cpu", "true", "--bf16", "false"]
+    _, read, synergy, _ = parse("align", kinds, ["--config", str(one), *where])
+    assert (read.dataset, read.dataset_weights, synergy.student_sees) == (["none.jsonl"], [1.0], ["video"])
     with pytest.raises(FileNotFoundError, match=r"dataset=none.jsonl: there"):
-        align.main(["--config", str(one), *start, "--use_cpu", "true", "--bf16", "false"])
+        align.main(["--config", str(one), *where])
 
 
 def test_unknown_keys_of_a_recipe_are_refused(recipe, merged, tmp_path):
