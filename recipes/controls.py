@@ -98,7 +98,7 @@ def _pair(group: list[int], rows: list[dict[str, Any]], rng: np.random.Generator
     order = rng.permutation(group).tolist()
     pairs = []
     for place, index in enumerate(order):
-        others = order[place + 1 :] + order[:place]
+        others = (order[(place + step) % len(order)] for step in range(1, len(order)))
         scene = rows[index].get("scene_id")
         donor = next((other for other in others if scene is None or rows[other].get("scene_id") != scene), index)
         pairs.append((index, donor))
