@@ -8,6 +8,7 @@ any time, and the same command goes on. The table is written anew after each arm
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from polyv.evaluation.evaluate import run as evaluate
 from polyv.evaluation.measurements import is_as_the_study_says, is_measured, note_commit, read_kept
 from polyv.evaluation.results import write_results
 from polyv.evaluation.study import STAGES, Run, Study
+from polyv.evaluation.study_check import check
 from polyv.evaluation.suites import locate_media
 
 
@@ -45,15 +47,22 @@ def run(config: str | os.PathLike, workers: int | None = None, hours: float | No
         ValueError: the file describes no study, or a run failed; its log is named. What does not need it is done first.
     """
     study = Study.read(config)
-    study.workers = workers or study.workers
+    study.workers = study.workers if workers is None else workers
+    if study.workers < 1:
+        raise ValueError(f"workers={study.workers}: expected 1 or more.")
     deadline = time.monotonic() + 3600 * (study.hours if hours is None else hours)
     limited = bool(study.hours if hours is None else hours)
     write_results(study, f"polyv ablate --config {config}")  # what is at hand must fit together before hours are spent
     jobs = _left(study)
+    check(study, jobs)
     failed = _work(jobs, study.workers, lambda: limited and time.monotonic() > deadline, str(config))
     results = write_results(study, f"polyv ablate --config {config}")
+    left = ", ".join(job.name for job in jobs)
     if failed:
-        raise ValueError(f"config={config}: {len(failed)} runs failed: {'; '.join(failed)}.")
+        waiting = f" Not begun, as they build upon these: {left}." if jobs else ""
+        raise ValueError(f"config={config}: {len(failed)} runs failed: {'; '.join(failed)}.{waiting}")
+    if jobs:
+        print(f"{len(jobs)} runs are left, as the time is up; the same command goes on with {left}")
     return results
 
 
@@ -64,6 +73,7 @@ def _left(study: Study) -> list[Run]:
 
     def want(run: Run) -> None:
         wanted.add(run.name)
+        is_as_the_study_says(run)
         if not run.is_done():
             for need in run.needs():
                 is_as_the_study_says(need)
@@ -77,7 +87,8 @@ def _left(study: Study) -> list[Run]:
 
 
 def _work(jobs: list[Run], workers: int, is_late: Callable[[], bool], config: str) -> list[str]:
-    """Run what can be run, in order, some at once. Returns the failed ones with their logs."""
+    """Run what can be run, in order, some at once; `jobs` keeps what was not begun. Returns the failed ones with their
+    logs."""
     running: dict[subprocess.Popen, Run] = {}
     failed: dict[str, str] = {}
     bar = tqdm(total=len(jobs), desc="runs", unit="run", disable=None)
@@ -140,8 +151,10 @@ def _work_on(study: Study, job: Run) -> None:
         write_whole(job.beside("recipe"), job.recipe())
     if not job.is_done():
         note_commit(job)
-        _train(job)
-        _note_seconds(job, time.monotonic() - started)
+        try:
+            _train(job)
+        finally:
+            _note_seconds(job, time.monotonic() - started)
     for test in job.tests():
         if test.report.is_file():
             continue
@@ -186,7 +199,7 @@ def _note_seconds(job: Run, seconds: float) -> None:
     """Add to what the run took, over all its interruptions but those by a kill."""
     file = job.beside("seconds")
     before = float(file.read_text()) if file.is_file() else 0.0
-    file.write_text(f"{before + seconds:.1f}\n")
+    write_whole(file, f"{before + seconds:.1f}\n")
 
 
 def measure(model: str, questions: Path, out: Path, answers: Path, batch_size: int = 32) -> dict[str, Any]:
@@ -214,6 +227,7 @@ def main() -> None:
     import polyv
 
     polyv.register()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the time that it took so far is not written
     torch.set_num_threads(1)
     work_on(Study.read(sys.argv[1]), sys.argv[2])
 

@@ -19,17 +19,20 @@ from polyv.evaluation.study import Run, Test
 _DRAWS = 4000
 
 
-def compare(ours: Mapping[int, str], theirs: Mapping[int, str], there: Sequence[str] = ()) -> dict[str, Any]:
+def compare(
+    ours: Mapping[int, str], theirs: Mapping[int, str], there: Mapping[int, str] | None = None
+) -> dict[str, Any]:
     """One arm against another, over the seeds that both have.
 
     Args:
         ours, theirs: by seed, the measurements' "right" (`polyv.evaluation.measurements`) on the same questions.
-        there: those of an arm that marks the upper end; with it, the share of the gap from `theirs` to it that `ours` closes.
+        there: those of an arm that marks the upper end; with it, the share of the gap from `theirs` to it that `ours`
+            closes, over the seeds that all three have.
 
     Returns:
         "seeds" (how many), "n" (questions), "difference" in accuracy with "interval" (95 %) and "spread" (the standard
         deviation over seeds; None of one), "wins" and "losses" (questions that one had right and the other not, over all
-        seeds); with `there`, "gap" and "closed" with "closed_interval".
+        seeds); with a seed of `there` in common, "gap", "gap_seeds" (how many) and "closed" with "closed_interval".
 
     Raises:
         ValueError: there is no seed in common, or not the same questions were asked.
@@ -37,9 +40,13 @@ def compare(ours: Mapping[int, str], theirs: Mapping[int, str], there: Sequence[
     seeds = sorted(set(ours) & set(theirs))
     if not seeds:
         raise ValueError(f"ours, theirs: seeds {sorted(ours)} and {sorted(theirs)}; expected one in common.")
-    if len({tuple(map(len, right.split())) for right in (*ours.values(), *theirs.values(), *there)}) > 1:
+    if (
+        len({tuple(map(len, right.split())) for right in (*ours.values(), *theirs.values(), *(there or {}).values())})
+        > 1
+    ):
         raise ValueError("ours, theirs, there: expected answers to the same questions about the same scenes.")
     differences = [_bits(ours[seed]) - _bits(theirs[seed]) for seed in seeds]
+    ends = [seed for seed in seeds if seed in (there or {})]
     per_question = np.mean(differences, axis=0)
     scenes = np.repeat(np.arange(len(ours[seeds[0]].split())), list(map(len, ours[seeds[0]].split())))
     sizes = np.bincount(scenes)
@@ -58,13 +65,15 @@ def compare(ours: Mapping[int, str], theirs: Mapping[int, str], there: Sequence[
         "wins": int(sum((difference > 0).sum() for difference in differences)),
         "losses": int(sum((difference < 0).sum() for difference in differences)),
     }
-    if there:
-        gap = np.mean([_bits(right) for right in there], axis=0) - np.mean([_bits(theirs[s]) for s in seeds], axis=0)
-        result["gap"] = float(gap.mean())
-        result["closed"] = result["difference"] / result["gap"] if result["gap"] > 0 else None
+    if there and ends:
+        # Of the same seeds: theirs differ by as much as the gap is wide.
+        gap = np.mean([_bits(there[seed]) - _bits(theirs[seed]) for seed in ends], axis=0)
+        closed = np.mean([_bits(ours[seed]) - _bits(theirs[seed]) for seed in ends], axis=0)
+        result["gap"], result["gap_seeds"] = float(gap.mean()), len(ends)
+        result["closed"] = float(closed.mean()) / result["gap"] if result["gap"] > 0 else None
         # Where a resampled gap is not open, nothing can close it: the interval then has no end.
         gaps = resampled(gap)
-        shares = np.divide(resampled(per_question), gaps, out=np.full(_DRAWS, np.nan), where=gaps > 0)
+        shares = np.divide(resampled(closed), gaps, out=np.full(_DRAWS, np.nan), where=gaps > 0)
         fit = not np.isnan(shares).any()
         result["closed_interval"] = np.quantile(shares, [0.025, 0.975]).tolist() if fit else None
     return result
@@ -105,13 +114,13 @@ def compare_all(found: Sequence[tuple[Run, Test, dict[str, Any]]], bases: Sequen
     for fields, arms in rights.items():
         named = dict(fields)
         for base in (base for base in bases if base in arms):
-            there = [
-                right
+            there = {
+                seed: right
                 for others, by_arm in rights.items()
                 if named.get("labelled") not in (None, named.get("tested"))
                 if dict(others) | {"silent": ""} == named | {"labelled": named.get("tested"), "silent": ""}
-                for right in by_arm.get(base, {}).values()
-            ]
+                for seed, right in by_arm.get(base, {}).items()
+            }
             for arm in arms:
                 if arm not in bases[: bases.index(base) + 1] and set(arms[arm]) & set(arms[base]):
                     rows.append({**named, "arm": arm, "base": base, **compare(arms[arm], arms[base], there)})

@@ -287,6 +287,6 @@ def _scenes_for(n: int) -> int:
 
 def write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two studies may share a file
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

@@ -50,15 +50,19 @@ def is_as_the_study_says(run: Run) -> bool:
         ValueError: it was made by others. Neither to go on with it nor to call it the new arm would be right.
     """
     noted = run.beside("recipe")
-    if not noted.is_file():
-        return False
-    if noted.read_text() == run.recipe():
+    if noted.is_file() and noted.read_text() == run.recipe():
         return True
+    made = bool(run.step.get("stage")) and run.folder.exists()  # without a stage the folder is where it comes from
     # A run that failed before it made anything may be mended.
-    if (run.step.get("stage") and run.folder.exists()) or any(test.report.is_file() for test in run.tests()):
+    if made or any(test.report.is_file() for test in run.tests()):
+        how = (
+            "with other settings than the study's file has now"
+            if noted.is_file()
+            else f"by no study: {noted} is missing"
+        )
         raise ValueError(
-            f"{run.name}: it was made with other settings than the study's file has now. Restore them, or delete what was "
-            f"made: rm -r {run.beside('*')} {run.folder}"
+            f"{run.name}: it was made {how}. Restore them, or delete what was made: rm -r "
+            f"{run.beside('*')}{f' {run.folder}' if made else ''}"
         )
     return False
 

@@ -20,9 +20,9 @@ def write_results(study: Study, command: str) -> dict[str, Any]:
     """Write what the study's measured arms reached; returns what the JSON file holds.
 
     Of a study on a world: {"arms": {arm: {seed: {suite: accuracy}}}, "prior": {suite: …}, "n": {suite: …}}. Of one on
-    files of questions: {"results": [{the fields of the case, "arm", "seed", "suite", "template", "accuracy", "n",
-    "prior"}]}; the template is null in a suite's own row. Of both {"flops": {arm: …}, "seconds": {arm: {seed: …}},
-    "command", "commit"}. Of a study with `against` also "compared", what `polyv.evaluation.compare` gives.
+    files of questions: {"results": [{the fields of the case, "arm", "seed", "suite", "accuracy", "n", "prior"}],
+    "templates": [the same, with "template"]}. Of both {"flops": {arm: …}, "seconds": {arm: {seed: …}}, "command",
+    "commit"}. Of a study with `against` also "compared", what `polyv.evaluation.compare` gives.
     """
     found = gather(study)
     results = (_of_world if "world" in study.test else _of_questions)(found)
@@ -59,16 +59,19 @@ def _of_world(found: list[tuple[Run, Test, dict]]) -> dict[str, Any]:
 
 
 def _of_questions(found: list[tuple[Run, Test, dict]]) -> dict[str, Any]:
-    rows = []
+    rows: dict[str, list[dict[str, Any]]] = {"results": [], "templates": []}
     for run, test, measured in found:
         common = {**run.case, **test.fields, "arm": run.step["name"], "seed": run.seed}
-        for kind, named in (("suites", measured["suites"]), ("templates", measured["templates"])):
-            for name, scores in named.items():
-                suite, _, template = name.partition("/")
-                told = {key: scores[key] for key in ("accuracy", "n", "prior")}
-                rows.append({**common, "suite": suite, "template": template or None, **told})
-                assert (kind == "templates") == bool(template)
-    return {"results": rows}
+        for name, scores in {**measured["suites"], **measured["templates"]}.items():
+            suite, _, template = name.partition("/")
+            named = {"suite": suite, "template": template} if template else {"suite": suite}
+            told = {key: scores[key] for key in ("accuracy", "n", "prior")}
+            rows["templates" if template else "results"].append({**common, **named, **told})
+    return rows
+
+
+_SAID = {"arm", "seed", "suite", "template", "accuracy", "n", "prior"}
+"""Of a row of results; its other fields are those of the case and of the test."""
 
 
 def above_prior(accuracy: float, prior: float) -> float:
@@ -124,13 +127,14 @@ def _question_lines(results: dict[str, Any]) -> list[str]:
     rows = results["results"]
     if not rows:
         return []
-    fixed = ("arm", "seed", "suite", "template", "accuracy", "n", "prior")
-    fields = [name for name in rows[0] if name not in fixed]
+    fields = [name for name in rows[0] if name not in _SAID]
     arms = list(dict.fromkeys(row["arm"] for row in rows))
+    cases = {tuple(row[name] for name in fields): None for row in rows}
     groups: dict[tuple, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        key = (*(row[name] for name in fields), row["template"] or f"all of {row['suite']}")
-        groups[key][row["arm"]].append(row)
+    for case in cases:  # each with its questions below
+        for row in [*rows, *results["templates"]]:
+            if tuple(row[name] for name in fields) == case:
+                groups[*case, row.get("template", f"all of {row['suite']}")][row["arm"]].append(row)
     head = [*fields, "question", "n", "prior", *arms]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for key, by_arm in groups.items():
@@ -142,8 +146,8 @@ def _question_lines(results: dict[str, Any]) -> list[str]:
 
 
 def _compared_lines(rows: list[dict[str, Any]]) -> list[str]:
-    said = ("arm", "base", "seeds", "n", "difference", "interval", "spread", "wins", "losses", "gap", "closed")
-    fields = [name for name in rows[0] if name not in (*said, "closed_interval")]
+    said = ("arm", "base", "seeds", "n", "difference", "interval", "spread", "wins", "losses")
+    fields = [name for name in rows[0] if name not in (*said, "gap", "gap_seeds", "closed", "closed_interval")]
     gaps = ["gap closed", "95 % over scenes"] if any("gap" in row for row in rows) else []
     head = [*fields, "arm", "against", "seeds", "difference", "95 % over scenes", "over seeds ±", "won", "lost", *gaps]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -153,7 +157,8 @@ def _compared_lines(rows: list[dict[str, Any]]) -> list[str]:
         cells += [row["wins"], row["losses"]]
         if gaps:
             closed = row.get("closed")
-            cells += ["" if closed is None else f"{closed:.0%} of {row['gap']:.3f}"]
+            seeds = "" if row.get("gap_seeds") == row["seeds"] else f", {row.get('gap_seeds')} seed(s)"
+            cells += ["" if closed is None else f"{closed:.0%} of {row['gap']:.3f}{seeds}"]
             cells += [_between(row.get("closed_interval"), ".0%")]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
@@ -194,12 +199,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 def _question_panels(rows: list[dict[str, Any]]) -> tuple[dict[str, dict[str, list[float]]], dict[str, float]]:
-    fixed = ("arm", "seed", "suite", "template", "accuracy", "n", "prior")
     by_run: dict[tuple[str, str, int], list[dict]] = defaultdict(list)
     for row in rows:
-        if row["template"] is None:
-            title = ", ".join(f"{name}: {value}" for name, value in row.items() if name not in fixed)
-            by_run[title, row["arm"], row["seed"]].append(row)
+        title = ", ".join(f"{name}: {value}" for name, value in row.items() if name not in _SAID)
+        by_run[title, row["arm"], row["seed"]].append(row)
     panels: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     priors: dict[str, float] = {}
     for (title, arm, _), suites in by_run.items():

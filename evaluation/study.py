@@ -19,7 +19,8 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ class Study:
     against: list[str] = field(default_factory=list)
 
     def __post_init__(self):
+        self._check_kinds()
         names = [str(step.get("name")) for step in self.steps]
         for step in self.steps:
             unknown = sorted(set(step) - {"name", "stage", "from", "config", "set", "arm", "seeds", "cases"})
@@ -85,13 +87,65 @@ class Study:
                 f"test: got {sorted(self.test)}, expected `questions` (and `tested`), or `world`, `seed` and `n`."
             )
 
+        if "world" in self.test and self.cases != [{}]:
+            raise ValueError("cases: a study whose `test` is a world has none; give files of `questions` to test on.")
+        builds = {step["name"]: Run(self, step, self.cases[0], self.seeds[0]).needs() for step in self.steps}
+        try:
+            TopologicalSorter(
+                {name: [need.step["name"] for need in needs] for name, needs in builds.items()}
+            ).prepare()
+        except CycleError as error:
+            raise ValueError(
+                f"steps: {' needs '.join(reversed(error.args[1]))}: none of them can be first."
+            ) from error
+
+    def _check_kinds(self) -> None:
+        """Raise ValueError where a setting is of another kind than it must be, before it is used as such."""
+
+        def each(values: Any, kind: type) -> bool:
+            return isinstance(values, list) and all(isinstance(value, kind) for value in values)
+
+        def alike(values: list) -> bool:
+            return any(value in values[:place] for place, value in enumerate(values))
+
+        expected = {
+            "steps": ("a list of steps, each with a name", each(self.steps, dict)),
+            "seeds": ("a list of numbers, none twice", each(self.seeds, int) and not alike(self.seeds)),
+            "cases": (
+                "a list of cases, each with text fields, none twice",
+                each(self.cases, dict)
+                and not alike(self.cases)
+                and all(each([*case.values()], str) for case in self.cases),
+            ),
+            "against": ("a list of arms", each(self.against, str)),
+            "test": ("a mapping", isinstance(self.test, dict)),
+            "common": ("a mapping", isinstance(self.common, dict)),
+            "workers": ("a number", isinstance(self.workers, int)),
+            "hours": ("a number", isinstance(self.hours, (int, float))),
+        }
+        for name, (what, holds) in expected.items():
+            if not holds:
+                raise ValueError(f"{name}: expected {what}, got {getattr(self, name)!r:.200}.")
+
     @classmethod
     def read(cls, file: str | os.PathLike) -> "Study":
         """Raises ValueError where the file is not that of a study."""
         try:
-            return cls(**yaml.safe_load(Path(file).read_text(encoding="utf-8")))
-        except (TypeError, yaml.YAMLError) as error:
-            raise ValueError(f"config={file}: it describes no study ({error}).") from error
+            settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"config={file}: it is not YAML: {' '.join(str(error).split())}.") from error
+        known = {each.name: each.default is MISSING and each.default_factory is MISSING for each in fields(cls)}
+        given = set(settings) if isinstance(settings, dict) else set()
+        unknown, missing = (
+            sorted(given - set(known)),
+            [name for name, must in known.items() if must and name not in given],
+        )
+        if unknown or missing or not given:
+            raise ValueError(
+                f"config={file}: it describes no study: unknown: {unknown}; missing: {missing}; expected a mapping of some "
+                f"of {', '.join(known)}."
+            )
+        return cls(**settings)
 
     def runs(self) -> list["Run"]:
         """Every run, in order: step by step, of each all cases and seeds."""

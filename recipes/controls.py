@@ -2,8 +2,8 @@
 """Controls of a study, as data: rows whose teachers see another content, or whose student does; or fewer rows.
 
 shuffled   teachers see another row's content ("teachers"), of those that show the same kinds of media and are asked the
-           same: what is left of a gain is no merit of what they saw, but for what the questions give away: of a scene
-           in which nothing is hit, none asks what was hit
+           same (where rows are asked nothing, of all such): what is left of a gain is no merit of what they saw, but for
+           what the questions give away: of a scene in which nothing is hit, none asks what was hit
 strangers  teachers see any other row's content that shows the same kinds of media: these say nothing about the row
 blind      the media of a conversation are another row's, of the same kinds: what is left is what words tell
 sample     a share of the rows, drawn at random; a smaller share of the same seed is part of a larger
@@ -77,6 +77,8 @@ def _swap(rows: list[dict[str, Any]], control: Control, rng: np.random.Generator
         if control == "blind" or row.get("content"):
             groups[_likeness(row, control)].append(index)
     donors = {index: donor for group in groups.values() for index, donor in _pair(group, rows, rng)}
+    if alone := sum(index == donor for index, donor in donors.items()):
+        print(f"{control}: {alone} of {len(donors)} rows are alike to none of another scene, and keep what is theirs")
     return [_swapped(row, rows[donors.get(index, index)], control) for index, row in enumerate(rows) if groups]
 
 

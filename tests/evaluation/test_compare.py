@@ -16,11 +16,19 @@ def draw(accuracy: float, seed: int, scenes: int = 400, questions: int = 2) -> s
 
 
 def test_differences_are_paired_by_question_and_seed():
-    result = compare({0: "11 0", 1: "10 1"}, {1: "00 1", 0: "01 1"}, ["11 1", "11 1"])
+    result = compare({0: "11 0", 1: "10 1"}, {1: "00 1", 0: "01 1"}, {0: "11 1", 1: "11 1", 2: "00 0"})
     assert (result["seeds"], result["n"], result["wins"], result["losses"]) == (2, 3, 2, 1)
     assert result["difference"] == pytest.approx((0 + 1 / 3) / 2)
     assert result["spread"] == pytest.approx(np.std([0, 1 / 3], ddof=1))
     assert result["gap"] == pytest.approx(1 / 2) and result["closed"] == pytest.approx(1 / 3)
+
+
+def test_a_gap_is_of_seeds_that_were_measured_there_too():
+    """Theirs of seed 1 are far better than those of seed 0: that is no part of the gap of seed 0."""
+    result = compare({0: "1100", 1: "1111"}, {0: "1000", 1: "1110"}, {0: "1110"})
+    assert (result["seeds"], result["gap_seeds"], result["difference"]) == (2, 1, 0.25)
+    assert result["gap"] == 0.5 and result["closed"] == 0.5
+    assert "gap" not in compare({0: "1"}, {0: "0"}, {1: "1"})
 
 
 def test_only_seeds_of_both_count():
@@ -69,9 +77,9 @@ def test_the_other_way_round_the_sign_turns(sizes, seed):
 
 
 def test_a_gap_that_may_not_be_open_has_no_interval():
-    result = compare({0: draw(0.5, 0)}, {0: draw(0.5, 1)}, [draw(0.5, 2)])
+    result = compare({0: draw(0.5, 0)}, {0: draw(0.5, 1)}, {0: draw(0.5, 2)})
     assert result["closed_interval"] is None
-    open_gap = compare({0: draw(0.7, 0)}, {0: draw(0.5, 1)}, [draw(0.9, 2)])
+    open_gap = compare({0: draw(0.7, 0)}, {0: draw(0.5, 1)}, {0: draw(0.9, 2)})
     low, high = open_gap["closed_interval"]
     assert low < open_gap["closed"] < high and 0.3 < low < high < 0.7
 

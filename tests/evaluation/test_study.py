@@ -96,6 +96,18 @@ def test_two_studies_share_checkpoints_and_measure_apart(tmp_path, monkeypatch):
         ({"steps": [{"name": "a", "form": "b"}]}, r"unknown: \['form'\]"),
         ({"test": {"world": "w"}}, r"test: got \['world'\], expected"),
         ({"cases": [{"full": "video"}]}, "full is the name of a field as well"),
+        ({"seeds": 3}, r"seeds: expected a list of numbers, none twice, got 3"),
+        ({"seeds": [0, 0]}, "seeds: expected a list of numbers, none twice"),
+        ({"cases": ["video"]}, r"cases: expected a list of cases, each with text fields, none twice, got \['video'\]"),
+        ({"cases": [{"labelled": 1}]}, "cases: expected"),
+        ({"hours": "two"}, "hours: expected a number, got 'two'"),
+        ({"steps": ["base"]}, "steps: expected a list of steps, each with a name"),
+        ({"test": {"world": "w", "seed": 0, "n": 4}}, "cases: a study whose `test` is a world has none"),
+        ({"steps": [{"name": "a", "stage": "align", "from": "a"}]}, "steps: a needs a: none of them can be first"),
+        (
+            {"steps": [{"name": n, "stage": "align", "from": m} for n, m in ("ab", "bc", "ca")]},
+            r"steps: (a needs b needs c needs a|b needs c needs a needs b|c needs a needs b needs c): none",
+        ),
         ({"against": ["untuned", "base"]}, "against: base is no arm; expected names of steps with `arm: true`"),
     ],
 )
@@ -105,6 +117,44 @@ def test_what_is_no_study_is_refused(change, message, tmp_path):
     (tmp_path / "odd.yaml").write_text("- 1\n")
     with pytest.raises(ValueError, match="it describes no study"):
         Study.read(tmp_path / "odd.yaml")
+    (tmp_path / "odd.yaml").write_text("out: runs\nworker: 1\n")
+    with pytest.raises(ValueError, match=r"unknown: \['worker'\]; missing: \['steps', 'test', 'results'\]; .*workers"):
+        Study.read(tmp_path / "odd.yaml")
+    (tmp_path / "odd.yaml").write_text("out: [\n")
+    with pytest.raises(ValueError, match=r"it is not YAML: .*line"):
+        Study.read(tmp_path / "odd.yaml")
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"from": "bases"}, "steps: full: from is bases, which is neither a step nor a folder"),
+        ({"from": None}, "steps: full: from is None; expected another step"),
+        ({"config": "none.yaml"}, "steps: full: config=none.yaml: there is no such file"),
+        ({"config": None}, "steps: full: config=None"),
+        ({"set": {"max_step": 7}}, "steps: full: max_step: align has no such field"),
+        ({"set": {"dataset": ["{swaped}"]}}, r"steps: full: {swaped} names no step, and no field of its case"),
+        ({"cases": {"labeled": "video"}}, "steps: full is of no seed or no case of the study"),
+        ({"seeds": []}, r"steps: full is of no seed or no case of the study: {'seeds': \[\]"),
+        ({"arm": False}, "none has `arm: true`"),
+        ({"stage": "control", "set": {"control": "blinded"}}, r"expected control \(one of shuffled, strangers, blind"),
+        ({}, "test: questions=video-image.jsonl: there is no such file; steps: full"),
+    ],
+)
+def test_what_would_stop_a_study_later_stops_it_at_once(step, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text("max_steps: 1")
+    Path("start").mkdir()
+    base, swapped, _, full = SETTINGS["steps"]
+    change = {"set": {"dataset": ["{swapped}"]}, **step}
+    settings = {**SETTINGS, "cases": [{"labelled": "video"}], "steps": [base, swapped, {**full, **change}]}
+    Path("study.yaml").write_text(yaml.safe_dump(settings))
+    monkeypatch.setattr(ablate, "_start", lambda *_: pytest.fail("it began"))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        ablate.run("study.yaml")
+    for workers in (0, -1):
+        with pytest.raises(ValueError, match=rf"workers={workers}: expected 1 or more"):
+            ablate.run("study.yaml", workers=workers)
 
 
 @pytest.mark.parametrize("name", ["transfer-search", "transfer", "labels", "ablation"])
@@ -122,6 +172,21 @@ def test_the_studies_of_the_recipes_are_whole(name, monkeypatch):
             settings = run.settings()
             assert settings.keys() <= known
             assert not re.search(r"{[\w-]+}", json.dumps(settings))
+
+
+@pytest.mark.parametrize(("name", "arms"), [("transfer", 2), ("transfer-search", 1), ("ablation", 1)])
+def test_the_teachers_of_controls_are_no_rows_own(name, arms, monkeypatch):
+    """Of no part of what they train on: general rows name their contents, too."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    study = Study.read(f"recipes/polyv-nano/{name}.yaml")
+    swapped = {str(run.folder) for run in study.runs() if run.step.get("stage") == "control"}
+    taught = [
+        run
+        for run in study.runs()
+        if run.step.get("stage") == "distill" and re.search("shuffled|strangers", run.step["name"])
+    ]
+    assert len({run.step["name"] for run in taught}) == arms
+    assert all(set(run.settings()["dataset"]) <= swapped for run in taught)
 
 
 def report(accuracy: float) -> str:
@@ -179,8 +244,10 @@ def test_the_table_of_a_transfer_names_both_modalities(tmp_path, monkeypatch):
     untuned = study.runs()[8]
     put(untuned, untuned.tests()[0], 0.5)
     results = write_results(study, "x")
-    row = {"labelled": "video", "tested": "image", "arm": "untuned", "seed": 0, "suite": "one", "template": None}
+    row = {"labelled": "video", "tested": "image", "arm": "untuned", "seed": 0, "suite": "one"}
     assert results["results"][0] == {**row, "accuracy": 0.5, "n": 4, "prior": 0.5}
+    assert results["templates"][0] == {**row, "template": "x", "accuracy": 0.5, "n": 4, "prior": 0.5}
+    assert [len(results[name]) for name in ("results", "templates")] == [2, 2]
     assert "| video | image | all of one | 4 | 0.50 | 0.500 |" in to_markdown(results)
 
 
@@ -302,6 +369,7 @@ def test_a_wider_model_computes_the_same_and_costs_what_two_experts_do(dense, tm
 def test_a_study_that_is_stopped_ends_its_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("study.yaml").write_text(yaml.safe_dump(SETTINGS))
+    monkeypatch.setattr(ablate, "check", lambda *_: None)
     started = []
 
     def start(job, config):
@@ -317,6 +385,112 @@ def test_a_study_that_is_stopped_ends_its_runs(tmp_path, monkeypatch):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert ended.value.code == 143 and [process.poll() for process in started] == [-signal.SIGTERM]
+
+
+class Ended:
+    """A process that has done a run, or has failed to."""
+
+    def __init__(self, returncode: int = 0):
+        self.returncode = returncode
+
+    def poll(self) -> int:
+        return self.returncode
+
+
+@pytest.fixture
+def chain(tmp_path, monkeypatch):
+    """Runs of two chains, a–b–c and d, none of which is done; and a log of what was started."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ablate, "_POLL", 0)
+    monkeypatch.setattr(ablate, "check", lambda *_: None)
+    Path("recipe.yaml").write_text("max_steps: 1")
+    names = {"a": "start", "b": "a", "c": "b", "d": "start"}
+    steps = [{"name": n, "stage": "align", "from": m, "config": "recipe.yaml", "arm": True} for n, m in names.items()]
+    settings = {
+        "out": "runs",
+        "results": "results.json",
+        "test": {"questions": "q.jsonl"},
+        "steps": steps,
+        "workers": 2,
+    }
+    Path("study.yaml").write_text(yaml.safe_dump(settings))
+    return []
+
+
+def test_runs_begin_when_what_they_need_is_there_and_in_order(chain, monkeypatch, capsys):
+    def start(job, config):
+        assert all((need.folder / "trainer_state.json").is_file() for need in job.needs())
+        chain.append(job.step["name"])
+        job.folder.mkdir(parents=True)
+        (job.folder / "trainer_state.json").touch()
+        for test in job.tests():
+            put(job, test, 0.5)
+        return Ended()
+
+    monkeypatch.setattr(ablate, "_start", start)
+    monkeypatch.setattr(measurements, "_flops", lambda folder: None)
+    ablate.run("study.yaml", hours=0.0)
+    assert chain == ["a", "d", "b", "c"]
+    ablate.run("study.yaml")
+    assert len(chain) == 4 and "are left" not in capsys.readouterr().out
+
+
+def test_what_fails_keeps_back_only_what_builds_upon_it(chain, monkeypatch):
+    monkeypatch.setattr(ablate, "_start", lambda job, config: chain.append(job.step["name"]) or Ended(1))
+    with pytest.raises(ValueError, match=r"2 runs failed: .*Not begun, as they build upon these: seed-0/b, seed-0/c"):
+        ablate.run("study.yaml")
+    assert chain == ["a", "d"]
+
+
+def test_no_run_begins_when_the_time_is_up(chain, monkeypatch, capsys):
+    monkeypatch.setattr(ablate, "_start", lambda *_: pytest.fail("it began"))
+    ablate.run("study.yaml", hours=1e-12)
+    assert "4 runs are left, as the time is up" in capsys.readouterr().out
+
+
+def test_a_folder_that_no_study_made_is_not_taken_for_a_run(chain):
+    Path("runs/seed-0/a").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"seed-0/a: it was made by no study: runs/seed-0/a.recipe is missing"):
+        ablate.run("study.yaml")
+
+
+def test_a_checkpoint_to_start_from_is_not_what_is_to_be_deleted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("start").mkdir()
+    run = Study(**SETTINGS).runs()[8]
+    put(run, run.tests()[0], 0.5)
+    run.beside("recipe").write_text("of another start")
+    with pytest.raises(ValueError, match="delete what was made") as error:
+        measurements.is_as_the_study_says(run)
+    assert str(error.value).endswith("rm -r runs/video/seed-0/untuned.*")
+
+
+def test_interrupted_training_counts(chain, monkeypatch):
+    job = Study.read("study.yaml").runs()[0]
+    moments = iter((0.0, 5.0, 100.0, 107.0))
+    monkeypatch.setattr(ablate.time, "monotonic", lambda: next(moments))
+    monkeypatch.setattr(ablate, "_train", lambda job: (_ for _ in ()).throw(SystemExit(143)))
+    job.beside("log").parent.mkdir(parents=True)
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            ablate._work_on(job.study, job)
+    assert job.beside("seconds").read_text() == "12.0\n"
+
+
+def test_settings_that_change_weights_change_the_recipe(chain):
+    run = Study.read("study.yaml").runs()[0]
+    before = run.recipe()
+    for field, value in {
+        "learning_rate": 1e-3,
+        "dataset": ["x"],
+        "coarse_weight": 0,
+        "seed": 1,
+        "max_steps": 2,
+    }.items():
+        Path("recipe.yaml").write_text(json.dumps({"max_steps": 1, field: value}))
+        assert (run.recipe() == before) == (field == "seed"), field  # the study's own seed counts
+    Path("recipe.yaml").write_text(json.dumps({"max_steps": 1, "save_steps": 3}))
+    assert run.recipe() == before
 
 
 def test_a_run_waits_for_who_works_on_it_already(tmp_path, monkeypatch):

@@ -64,6 +64,30 @@ def test_strangers_are_asked_whatever_they_are_asked(rows, tmp_path):
     assert any(one != other for one, other in pairs)
 
 
+@pytest.mark.parametrize("control", ["shuffled", "strangers", "blind"])
+def test_nobody_gets_what_is_of_its_own_scene(tmp_path, control, capsys):
+    """Each of ten scenes has two rows that are asked the same; one row is like no other."""
+    made = []
+    for index in range(21):
+        kind = "image" if index == 20 else "video"
+        name = f"{index // 2}-{index}.{kind}"
+        (tmp_path / name).write_text("")
+        content = [{"type": kind, kind: name}, {"type": "text", "text": "Q?"}]
+        messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "a"}]
+        row = {"scene_id": str(index // 2), "templates": ["a"], "messages": messages, "content": {kind: name}}
+        made.append(row)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    for seed in range(5):
+        after = read_rows(write_control(control, tmp_path / "rows.jsonl", tmp_path / "out.jsonl", seed=seed))
+        got = [
+            media_names(row)[0] if control == "blind" else next(iter(names(read_content(row)).values()))
+            for row in after
+        ]
+        same = [index for index, name in enumerate(got) if int(name.split("-")[0]) == index // 2]
+        assert same == [20]
+    assert f"{control}: 1 of 21 rows are alike to none of another scene" in capsys.readouterr().out
+
+
 def test_shuffled_teachers_see_what_the_others_would_have_seen(tmp_path):
     rows = [{"id": n, "content": {"image": f"{n}.png"}, "teachers": {"video": f"{n}.mp4"}} for n in "ab"]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

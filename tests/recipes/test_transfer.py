@@ -3,12 +3,16 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from polyv.recipes import transfer
 from polyv.recipes.data import MEDIA, read_content, read_rows
 from polyv.recipes.transfer import FAMILIES, main
 from polyv.world.make import make_world
+from polyv.world.questions import SUITES
+from polyv.world.sightings import Sight
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +42,29 @@ def test_modalities_differ_in_their_medium_alone(prepared, family):
                 [[e["text"] for m in r["messages"] for e in m["content"] if e["type"] == "text"] for r in rows]
             )
         assert words[0] == words[1] == words[2]
+
+
+def test_what_the_image_does_not_show_is_asked_nowhere(prepared, tmp_path, monkeypatch):
+    """The simulated world leaves nothing out of its images so far; one that did would have to be skipped."""
+    asked = {row["scene_id"] for row in lines(prepared / "spatial-image-questions.jsonl")}
+    cut = min(asked)
+
+    def cut_sight(record):
+        sight = Sight(record)
+        return SimpleNamespace(in_image=sight.in_image[record.scene_id == cut :], solids=sight.solids)
+
+    monkeypatch.setattr(transfer, "Sight", cut_sight)
+    main(["--world", str(prepared.parent / "world"), "--out", str(tmp_path)])
+    files = [tmp_path / f"spatial-{kind}{what}.jsonl" for kind in MEDIA for what in transfer.KINDS]
+    assert {row["scene_id"] for row in lines(tmp_path / "spatial-image-questions.jsonl")} == asked - {cut}
+    assert all(cut not in {row["scene_id"] for row in lines(file)} for file in files)
+
+
+def test_no_question_is_of_where_the_camera_stands():
+    """From another view the answer to such a one is another."""
+    names = {family: {template.name for template in templates} for family, templates in FAMILIES.items()}
+    assert "closer_to_camera" not in names["spatial"] and len(names["spatial"]) == 5
+    assert names["temporal"] == {template.name for template in SUITES["general_video"]}
 
 
 def test_silent_rows_show_the_other_modalities_and_ask_what_is_learned(prepared):
