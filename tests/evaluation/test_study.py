@@ -157,7 +157,7 @@ def test_what_would_stop_a_study_later_stops_it_at_once(step, message, tmp_path,
             ablate.run("study.yaml", workers=workers)
 
 
-@pytest.mark.parametrize("name", ["transfer-search", "transfer", "labels", "ablation"])
+@pytest.mark.parametrize("name", ["transfer-search", "transfer", "labels", "ablation-search", "ablation"])
 def test_the_studies_of_the_recipes_are_whole(name, monkeypatch):
     """No name is left open, no field unknown to its stage, and no two runs are the same."""
     monkeypatch.chdir(Path(__file__).parents[2])
