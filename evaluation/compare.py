@@ -40,13 +40,12 @@ def compare(
     seeds = sorted(set(ours) & set(theirs))
     if not seeds:
         raise ValueError(f"ours, theirs: seeds {sorted(ours)} and {sorted(theirs)}; expected one in common.")
-    if (
-        len({tuple(map(len, right.split())) for right in (*ours.values(), *theirs.values(), *(there or {}).values())})
-        > 1
-    ):
+    there = there or {}
+    every = (*ours.values(), *theirs.values(), *there.values())
+    if len({tuple(map(len, right.split())) for right in every}) > 1:
         raise ValueError("ours, theirs, there: expected answers to the same questions about the same scenes.")
     differences = [_bits(ours[seed]) - _bits(theirs[seed]) for seed in seeds]
-    ends = [seed for seed in seeds if seed in (there or {})]
+    ends = [seed for seed in seeds if seed in there]
     per_question = np.mean(differences, axis=0)
     scenes = np.repeat(np.arange(len(ours[seeds[0]].split())), list(map(len, ours[seeds[0]].split())))
     sizes = np.bincount(scenes)
@@ -65,7 +64,7 @@ def compare(
         "wins": int(sum((difference > 0).sum() for difference in differences)),
         "losses": int(sum((difference < 0).sum() for difference in differences)),
     }
-    if there and ends:
+    if ends:
         # Of the same seeds: theirs differ by as much as the gap is wide.
         gap = np.mean([_bits(there[seed]) - _bits(theirs[seed]) for seed in ends], axis=0)
         closed = np.mean([_bits(ours[seed]) - _bits(theirs[seed]) for seed in ends], axis=0)

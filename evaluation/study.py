@@ -136,10 +136,8 @@ class Study:
             raise ValueError(f"config={file}: it is not YAML: {' '.join(str(error).split())}.") from error
         known = {each.name: each.default is MISSING and each.default_factory is MISSING for each in fields(cls)}
         given = set(settings) if isinstance(settings, dict) else set()
-        unknown, missing = (
-            sorted(given - set(known)),
-            [name for name, must in known.items() if must and name not in given],
-        )
+        unknown = sorted(given - set(known))
+        missing = [name for name, must in known.items() if must and name not in given]
         if unknown or missing or not given:
             raise ValueError(
                 f"config={file}: it describes no study: unknown: {unknown}; missing: {missing}; expected a mapping of some "

@@ -50,7 +50,7 @@ def complete(stage: str, argv: Sequence[str]) -> list[str]:
     origin = str(first["model_name_or_path"])
     argv += ["--model_name_or_path", origin, "--upcycle", "true"]
     if stage == "instruct":  # what it trains has no experts yet
-        given = flags.model_init_kwargs or settings.get("model_init_kwargs") or {}
+        given = json.loads(flags.model_init_kwargs or "{}") or settings.get("model_init_kwargs") or {}
         argv += ["--model_init_kwargs", json.dumps({**given, "num_experts": 0})]
     print(f"{start} is not there yet: planned as {origin}, upcycled")
     return argv
@@ -98,10 +98,10 @@ def launched_strategy(training: SFTConfig) -> str:
 
 def _read_flags(argv: Sequence[str]) -> argparse.Namespace:
     """Of a command line, what decides how to plan."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser("polyv train", add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path)
     parser.add_argument("--model_name_or_path", "--model-name-or-path")
-    parser.add_argument("--model_init_kwargs", "--model-init-kwargs", type=json.loads)
+    parser.add_argument("--model_init_kwargs", "--model-init-kwargs")
     parser.add_argument("--dry_run", "--dry-run", type=string_to_bool, nargs="?", const=True, default=False)
     return parser.parse_known_args(argv)[0]
 

@@ -106,7 +106,7 @@ def warm_routers(
     with torch.no_grad():
         for gate, seen in moments.items():
             gate.weight.copy_(seen.solve(expert_of_kind, number, strength))
-    remark = f"Its routers were set from {rows} rows, to send tokens of each modality to its expert."
+    remark = f"Its routers were set from rows of {Path(dataset).name}, to send tokens of each modality to its expert."
     return save_whole(model, processor, out, retold_card(source, out.name, remark))
 
 
