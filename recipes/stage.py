@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, set_seed
 from trl import SFTConfig, TrlParser
 
-from polyv.hub.checkpoints import check_name
+from polyv.hub.checkpoints import check_name, is_run
 from polyv.modeling_polyv.modeling_polyv import PolyVForConditionalGeneration
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes.collator import ConversationCollator
@@ -56,6 +56,10 @@ class ModelArguments:
                 f"model_name_or_path={self.model_name_or_path} and config_name={self.config_name}: give one of the two, "
                 "the first to start from weights, the second to train from scratch."
             )
+        for argument in ("model_name_or_path", "config_name"):
+            # Before any complaint about other arguments; a recipe may name what an earlier stage is yet to write.
+            if (name := getattr(self, argument)) is not None and not is_run(name):
+                check_name(argument, name)
         if self.upcycle and self.config_name:
             raise ValueError("upcycle: there are no weights to upcycle from a config_name; give model_name_or_path.")
         if self.trainable not in WORDS:

@@ -30,7 +30,7 @@ from polyv.recipes.vision import VisionArguments
 
 
 ALL = sorted((Path(__file__).parents[2] / "recipes").glob("*/*.yaml"))
-STUDIES = [file for file in ALL if file.stem in ("transfer", "transfer-search", "labels", "ablation")]
+STUDIES = [file for file in ALL if "\nsteps:\n" in file.read_text()]
 FILES = [file for file in ALL if file not in STUDIES and file.parent.name != "accelerate"]
 RECIPES = [file for file in FILES if file.stem not in ("vision", "teacher-temporal", "teacher-spatial")]
 KINDS = {
