@@ -35,6 +35,8 @@ from polyv.recipes.teachers import Teacher
 
 MANIFEST, STATISTICS = "cache.json", "statistics.safetensors"
 SHARD, MINUTES = 1024, 5  # a file has so many media, or those of so long: what a kill may cost
+FEW = 100  # media, of which statistics are worth a warning
+FLOOR = 1e-9  # of the largest variance: what is below is none
 
 
 def content_hash(medium: Any) -> str:
@@ -136,6 +138,11 @@ def build_cache(
             _write_shard(out, done)
     if not (out / STATISTICS).is_file():
         _write_statistics(out)
+        if len(have) + len(missing) < FEW:
+            print(
+                f"{out}: mean and components are of {len(have) + len(missing)} {teacher.modality}s, and stay so when more are "
+                f"added. Before training on more, delete {out / STATISTICS}, and run this again on all of them."
+            )
     elif missing:
         print(
             f"{out}: {len(have) + len(missing)} features; mean and components stay those of when it was first whole, in "
@@ -231,13 +238,15 @@ class Targets:
         self._where = {key: (file, row) for file in self._files for row, key in enumerate(_keys(file))}
         with safe_open(self.folder / STATISTICS, "pt") as statistics:
             self._mean = statistics.get_tensor("mean")
+            variances = statistics.get_tensor("variances")[:components]
+            axes = statistics.get_tensor("components")[:components].T
             if components is None:
-                self._scale = statistics.get_tensor("deviation").clamp(min=1e-6).reciprocal().diag()
-            else:
-                variances = statistics.get_tensor("variances")[:components]
-                # A component without variance is rounding: it must not be blown up to as much as the others.
-                scale = variances.clamp(min=1e-9 * float(variances[0]) + 1e-12).rsqrt()
-                self._scale = statistics.get_tensor("components")[:components].T * scale
+                variances = statistics.get_tensor("deviation").square()
+                axes = torch.eye(len(variances))
+            # What did not vary when the statistics were made is rounding: blown up to as much as the others, it would
+            # be all that there is to foresee of features that came later. It is 0.
+            varies = variances > FLOOR * variances.max() + 1e-12
+            self._scale = axes * torch.where(varies, variances, torch.inf).rsqrt()
 
     def __len__(self) -> int:
         return len(self._where)
