@@ -111,7 +111,8 @@ def _cache(args: argparse.Namespace, rest: list[str]) -> None:
     from polyv.recipes.targets import build_cache
     from polyv.recipes.teachers import load_teacher
 
-    settings = {name: getattr(args, name) for name in ("frames", "views", "less_still") if getattr(args, name)}
+    given = {name: getattr(args, name) for name in ("frames", "views", "less_still")}
+    settings = {name: value for name, value in given.items() if value is not None and value is not False}
     teacher = load_teacher(args.teacher, args.device, **settings)
     print(build_cache(teacher, contents_of(args.dataset, teacher.modality), args.out, args.regions))
 

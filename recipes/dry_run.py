@@ -108,7 +108,8 @@ def _read_flags(argv: Sequence[str]) -> argparse.Namespace:
 
 def _read(recipe: Path) -> dict[str, Any]:
     """A recipe's fields; none where there is no such file."""
-    return (yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}) if recipe.is_file() else {}
+    fields = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None
+    return fields if isinstance(fields, dict) else {}  # anything else the parser refuses
 
 
 __all__ = ["complete", "is_dry", "launched_strategy", "print_plan"]
