@@ -20,20 +20,9 @@ from transformers import AutoConfig, PreTrainedConfig
 from polyv.hub.checkpoints import check_name
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes.collator import IGNORED, ConversationCollator
-from polyv.recipes.data import (
-    MEDIA,
-    RowError,
-    ask_about,
-    check_sources,
-    is_jsonl,
-    is_silent,
-    iter_rows,
-    join_rows,
-    read_content,
-    read_messages,
-    read_source,
-)
+from polyv.recipes.data import check_sources, is_jsonl, iter_rows, join_rows, read_dataset
 from polyv.recipes.histogram import draw, spread_of
+from polyv.recipes.rows import MEDIA, ask_about, is_silent, read_content, read_messages
 
 
 MODALITIES = ("text", *MEDIA)
@@ -97,7 +86,6 @@ class Report:
     turns: int = 0
     answer_tokens: int = 0
     too_long: list[tuple[Place, int]] = field(default_factory=list)
-    unanswered: list[Place] = field(default_factory=list)
     silent: int = 0
     identical: list[tuple[Place, Place]] = field(default_factory=list)
     first: dict[bytes, Place] = field(default_factory=dict, repr=False)
@@ -123,8 +111,6 @@ class Report:
         if length > self.max_length:
             self.too_long.append((row.place, length))
         self.silent += row.silent
-        if not row.answer_tokens and not row.silent:
-            self.unanswered.append(row.place)
         if (first := self.first.setdefault(row.digest, row.place)) != row.place:
             self.identical.append((row.place, first))
 
@@ -146,7 +132,6 @@ class Report:
             "max_length": self.max_length,
             "unfit": [unfit._asdict() for unfit in self.unfit],
             "too_long": [{**place._asdict(), "tokens": tokens} for place, tokens in self.too_long],
-            "unanswered": [place._asdict() for place in self.unanswered],
             "identical": [{**place._asdict(), "first": first._asdict()} for place, first in self.identical],
         }
 
@@ -173,7 +158,6 @@ class Report:
             "",
             *([f"{self.silent:,} rows only name a content, for `polyv train distill`"] if self.silent else []),
             *_remark(f"longer than {self.max_length:,} tokens", too_long),
-            *_remark("without an answer to learn", self.unanswered),
             *_remark(
                 "the same to the model as an earlier one", [f"{place}: as {first}" for place, first in self.identical]
             ),
@@ -214,7 +198,7 @@ def run(
     temporary = out.with_name(f".{out.name}")
     temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     temporary.replace(out)
-    print(f"{report.to_text()}\n\n{out}\n{picture}", flush=True)
+    print(f"As {model} reads them:\n\n{report.to_text()}\n\n{out}\n{picture}", flush=True)
     if report.unfit:
         raise ValueError(f"dataset: {report.summary()}. Mend them or leave them out; {out} names each.")
     return report
@@ -270,16 +254,14 @@ def _collect(datasets: Sequence[str], limit: int | None) -> tuple[list[_Task], l
             rows = list(islice(iter_rows(name), limit))
             tasks += [(name, number, row) for number, row in rows]
             fit = [row for _, row in rows if not isinstance(row, ValueError)]
-            try:
-                if fit or not rows:
-                    parts.append(join_rows(name, fit))
-            except RowError as error:
-                faults.append(Unfit(name, None, _cause(error).removeprefix(f"{name}: ")))
+            if not rows:
+                faults.append(Unfit(name, None, "holds no row."))
+            elif fit:
+                parts.append(join_rows(name, fit))
         else:
-            part = read_source(name)
-            if "messages" not in part.column_names:
-                raise ValueError(f"dataset={name}: it has {part.column_names}, expected a column 'messages'.")
-            tasks += [(name, number, part) for number in range(1, min(len(part), limit or len(part)) + 1)]
+            part, unfit = read_dataset(name)
+            count = min(len(part), limit or len(part))
+            tasks += [(name, number, unfit.get(number, part)) for number in range(1, count + 1)]
             parts.append(part)
     try:
         if parts:

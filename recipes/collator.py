@@ -1,7 +1,9 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """From rows to training batches: media read, answers masked, rows of one length together."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch.utils.data import Sampler
 from tqdm import tqdm
 
 from polyv.processing.processing_polyv import PolyVProcessor
-from polyv.recipes.data import RowError, read_messages
+from polyv.recipes.rows import RowError, read_messages
 
 
 IGNORED = -100
@@ -93,21 +95,21 @@ class ConversationCollator:
         rest: dict[tuple, int] = {}
         known: dict[str, int] = {}  # a mixture repeats its shorter parts, many times
         lengths = []
-        for index, messages in enumerate(tqdm(dataset["messages"], desc="lengths of rows", disable=None)):
-            key = messages if isinstance(messages, str) else repr(messages)
-            if key not in known:
-                known[key] = self._length(dataset[index], rest)
-            lengths.append(known[key])
+        for index, text in enumerate(tqdm(dataset["messages"], desc="lengths of rows", disable=None)):
+            if text not in known:
+                known[text] = self._length(json.loads(text), rest, partial(dataset.__getitem__, index))
+            lengths.append(known[text])
         return lengths
 
-    def _length(self, row: dict[str, Any], rest: dict[tuple, int]) -> int:
-        messages = read_messages(row)
+    def _length(
+        self, messages: list[dict[str, Any]], rest: dict[tuple, int], read: Callable[[], dict[str, Any]]
+    ) -> int:
         entries = [entry for message in messages for entry in message["content"]]
         likeness = (len(messages), *(entry["type"] for entry in entries))
         text = " ".join(entry["text"] for entry in entries if entry["type"] == "text")
         tokens = len(self.processor.tokenizer.encode(text))
         if likeness not in rest:
-            rest[likeness] = self([row])["input_ids"].shape[1] - tokens
+            rest[likeness] = self([read()])["input_ids"].shape[1] - tokens
         return rest[likeness] + tokens
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from polyv.recipes.data import MEDIA, RowError
+from polyv.recipes.rows import MEDIA, RowError
 
 
 Control = Literal["shuffled", "strangers", "blind", "sample"]

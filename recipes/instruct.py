@@ -15,12 +15,13 @@ is chosen later, `polyv merge` takes its layers from the same run.
 Source: paper, section on training, stage 1; SPEC §3.
 """
 
+import json
 from dataclasses import dataclass, field
 
 from datasets import Dataset
 from trl import SFTConfig
 
-from polyv.recipes.data import MEDIA, RowError, is_silent, read_messages
+from polyv.recipes.rows import MEDIA, RowError
 from polyv.recipes.stage import DataArguments, ModelArguments, parse, run
 
 
@@ -41,15 +42,16 @@ def of_modality(rows: Dataset, modality: str) -> Dataset:
     Raises:
         RowError: there are none.
     """
-    kept = [index for index, row in enumerate(rows) if not is_silent(row) and modalities(row) == {modality}]
+    kept = [index for index, text in enumerate(rows["messages"]) if modalities(json.loads(text)) == {modality}]
+    print(f"{len(kept):,} of {len(rows):,} rows show only {modality}s, and train", flush=True)
     if not kept:
         raise RowError(f"dataset: of {len(rows)} rows, none shows only {modality}s. Give data that has some.")
     return rows.select(kept)
 
 
-def modalities(row: dict) -> set[str]:
-    """Of the media that a row shows."""
-    return {entry["type"] for message in read_messages(row) for entry in message["content"]} & set(MEDIA)
+def modalities(messages: list[dict]) -> set[str]:
+    """Of the media that a conversation shows."""
+    return {entry["type"] for message in messages for entry in message["content"]} & set(MEDIA)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -73,7 +73,8 @@ class DataArguments:
     """What to train on."""
 
     dataset: list[str] = field(
-        default_factory=list, metadata={"help": "JSONL files, or names of datasets with a 'messages' column."}
+        default_factory=list,
+        metadata={"help": "JSONL files, or datasets (names on the Hub, or folders) with a column 'messages'."},
     )
     dataset_weights: list[float] | None = field(
         default=None, metadata={"help": "How often to draw from each dataset. Without it they are concatenated."}
@@ -188,6 +189,7 @@ def run(
         trainer = PolyVTrainer(model, training, data_collator=ConversationCollator(reader, accepts), **common)
     else:
         collator = SynergyCollator(reader, accepts, targets, synergy.student_sees)
+        collator.check(common["train_dataset"])
         trainer = SynergyTrainer(
             model, training, data_collator=collator, coarse_weight=synergy.coarse_weight, **common
         )

@@ -4,12 +4,14 @@
 Shape suffixes: B rows, S `<synergy>` tokens of the batch, R regions, D a teacher's feature size.
 """
 
+import json
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from datasets import Dataset as HubDataset
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
@@ -18,13 +20,17 @@ from polyv.modeling_polyv.encodings import PolyVSynergyHead
 from polyv.modeling_polyv.modeling_polyv import PolyVForConditionalGeneration
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes.collator import IGNORED, ConversationCollator
-from polyv.recipes.data import MEDIA, RowError, ask_about, is_silent, read_content, read_source
+from polyv.recipes.data import read_source
+from polyv.recipes.rows import MEDIA, RowError, ask_about, is_silent, read_content
 from polyv.recipes.targets import Targets
 from polyv.recipes.trainer import PolyVTrainer
 
 
 HEADS = {"temporal": "video", "spatial": "scene"}
 """Of each head, what its teacher sees."""
+
+PROBED = 64
+"""How many contents are looked up in a cache before a training begins."""
 
 DRAW = "draw"
 """Of a row in training, what its draws follow from: see `Drawing`."""
@@ -127,12 +133,7 @@ class SynergyCollator(ConversationCollator):
                 f"{row.get('source', 'a row')}: it has no messages, and no targets are given, so that it would teach "
                 "nothing. Give temporal_targets or spatial_targets, or leave such rows out."
             )
-        kinds = [kind for kind in self.modalities if content.get(kind)]
-        if not kinds:
-            raise RowError(
-                f"{row.get('source', 'a row')}: its content holds {', '.join(content) or 'nothing'}, and the student is to "
-                f"see one of {', '.join(self.modalities)}."
-            )
+        kinds = self._seen(row, content)
         draw = random.Random(row.get(DRAW) or str(row.get("source", row.get("id"))))
         kind = draw.choice(kinds)
         media = content[kind]
@@ -140,8 +141,46 @@ class SynergyCollator(ConversationCollator):
         prompt = draw.choice(row.get("prompts") or [None])
         return ask_about(kind, medium, prompt)
 
-    def _length(self, row: dict[str, Any], rest: dict[tuple, int]) -> int:
-        return 0 if is_silent(row) else super()._length(row, rest)  # what such a row shows is not yet drawn
+    def _seen(self, row: dict[str, Any], content: dict[str, Any]) -> list[str]:
+        """Of a content, what the student may see."""
+        kinds = [kind for kind in self.modalities if content.get(kind)]
+        if not kinds:
+            raise RowError(
+                f"{row.get('source', 'a row')}: its content holds {', '.join(content) or 'nothing'}, and the student is to "
+                f"see one of {', '.join(self.modalities)}."
+            )
+        return kinds
+
+    def check(self, rows: HubDataset) -> None:
+        """Look, before a training begins, for what would end it hours later, or let it teach nothing.
+
+        Raises:
+            RowError: a content holds nothing that the student may see; a cache lacks a content (of `PROBED`, spread over
+                all: to look up each, all their files would have to be read).
+            ValueError: no row has what a cache is of.
+        """
+        found: dict[str, list[int]] = {head: [] for head in self.targets}
+        texts = rows.select_columns(["messages", "content", "teachers", "source"])
+        for index, row in enumerate(texts):
+            if is_silent(row):
+                self._seen(row, read_content(row, "content"))
+            media = read_content(row) if row["content"] or row["teachers"] else _shown_once(row["messages"])
+            for head in found:
+                if HEADS[head] in media:
+                    found[head].append(index)
+        for head, places in found.items():
+            if not places:
+                raise ValueError(
+                    f"{head}_targets={self.targets[head].folder}: none of the {len(rows):,} rows shows or names one "
+                    f"{HEADS[head]}, so there is nothing to foresee. Give rows whose 'content' does, or leave it out."
+                )
+            for index in places[:: -(-len(places) // PROBED)]:
+                self.look_up(self.targets[head], [rows[index]])
+
+    def _length(
+        self, messages: list[dict[str, Any]], rest: dict[tuple, int], read: Callable[[], dict[str, Any]]
+    ) -> int:
+        return super()._length(messages, rest, read) if messages else 0  # what a silent row shows is not yet drawn
 
     def look_up(self, targets: Targets, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
         """[B, R, D]: what the teacher made of each row's content."""
@@ -155,6 +194,12 @@ class SynergyCollator(ConversationCollator):
             except (ValueError, OSError) as error:
                 raise RowError(f"{row.get('source', 'a row')}: {error}") from error
         return found
+
+
+def _shown_once(messages: str) -> set[str]:
+    """The kinds of which a conversation shows one medium."""
+    kinds = [entry["type"] for message in json.loads(messages) for entry in message["content"]]
+    return {kind for kind in kinds if kinds.count(kind) == 1}
 
 
 def contents_of(sources: Sequence[str], modality: str) -> list[Any]:

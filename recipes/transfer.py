@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from polyv.csqa.balance import Balance
-from polyv.recipes.data import MEDIA
+from polyv.recipes.rows import MEDIA
 from polyv.world.make import iter_records
 from polyv.world.questions import SUITES, Question, ask_these
 from polyv.world.records import WorldRecord

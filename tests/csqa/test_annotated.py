@@ -36,7 +36,7 @@ from polyv.csqa.records import (
 from polyv.csqa.templates import Scene
 from polyv.csqa.verify import check_row, verify
 from polyv.processing.posed_views import PosedViews
-from polyv.recipes.data import RowError, read_messages
+from polyv.recipes.rows import RowError, read_messages
 from tests.csqa.published import ag_annotations, write_3rscan, write_action_genome, write_pvsg
 
 
@@ -339,7 +339,7 @@ def test_a_dataset_of_others_annotations_holds_no_media(named_only):
     for line in ("| pvsg | 3 | not in here", "| action_genome | 1 |", "| 3dssg | 4 |", "Charades", "license: other"):
         assert line in card
     for row in rows[:5]:
-        with pytest.raises(RowError, match=r"show one more \w+ than its column .*polyv csqa fill"):
+        with pytest.raises(RowError, match=r"show \w+ 1, and its column \w+ holds 0\. .*polyv csqa fill"):
             read_messages(row)
 
 

@@ -20,7 +20,7 @@ from polyv.csqa.records import read_records, write_records
 from polyv.csqa.selection import select, text_priors, thin
 from polyv.csqa.templates import FAMILIES
 from polyv.csqa.verify import verify
-from polyv.recipes.data import read_messages
+from polyv.recipes.rows import read_messages
 
 
 QUESTIONS, SEED, SIZE = 240, 5, 48

@@ -19,7 +19,8 @@ from polyv.recipes import data as data_module
 from polyv.recipes import histogram
 from polyv.recipes.check import Place, Report, Row, Unfit, check, combination, run
 from polyv.recipes.collator import ConversationCollator
-from polyv.recipes.data import read_rows
+from polyv.recipes.data import read_mixture, read_rows
+from polyv.recipes.rows import RowError
 from tests.recipes.conftest import turn
 
 
@@ -90,7 +91,7 @@ def test_counts_agree_with_the_batches_that_training_gets(data, start, nano):
     assert report.turns == 6
     assert report.rows == {file: 5}
     assert report.max_length == 4096
-    assert not (report.unfit or report.too_long or report.unanswered or report.identical)
+    assert not (report.unfit or report.too_long or report.identical)
 
 
 def test_contents_alone_are_counted_as_the_longest_that_a_student_sees(data, tmp_path):
@@ -99,7 +100,7 @@ def test_contents_alone_are_counted_as_the_longest_that_a_student_sees(data, tmp
     file = tmp_path / "contents.jsonl"
     file.write_text(json.dumps({"content": content, "prompts": ["How many?"]}) + "\n")
     report = check([str(file)], str(NANO), workers=1)
-    assert not (report.unfit or report.unanswered) and report.silent == 1
+    assert not report.unfit and report.silent == 1
     assert report.turns == report.answer_tokens == 0
     assert "1 rows only name a content, for `polyv train distill`" in report.to_text()
     singles = [[turn("user", "How many?", **{kind: name}), turn("assistant", "")] for kind, name in content.items()]
@@ -219,25 +220,28 @@ def test_reads_datasets_that_hold_their_media(data, start, tmp_path, monkeypatch
     folder.mkdir()
     Dataset.from_list(rows, features=features).to_parquet(str(folder / "train-00000.parquet"))
     report = check([str(folder)], str(start), workers=1)
-    assert [unfit.row for unfit in report.unfit] == [2, 3]
+    assert [unfit.row for unfit in report.unfit] == [2, 3, 4]
     assert "cannot identify image" in report.unfit[0].cause
-    assert "show one more image than its column" in report.unfit[1].cause
-    assert report.unanswered == [Place(str(folder), 4)]
+    assert "show image 1, and its column images holds 0" in report.unfit[1].cause
+    assert "no answer to learn" in report.unfit[2].cause
     assert report.rows == {str(folder): 4}
     both = check([str(folder), str(data / "rows.jsonl")], str(start), limit=1, workers=1)
     assert not both.unfit  # what the one has as columns and the other as text stands in one mixture
-    odd = write(tmp_path / "odd.jsonl", [json.dumps({"messages": GOOD, "images": "a.png"})])
+    odd = tmp_path / "odd"
+    Dataset.from_list(rows[:1], features=features).save_to_disk(str(tmp_path / "good"))
+    Dataset.from_list([{"messages": GOOD, "images": ["a.png"]}]).save_to_disk(str(odd))
     both = check([str(folder), str(odd)], str(start), limit=1, workers=1)
-    assert not both.unfit_rows and "cannot be mixed" in both.unfit[0].cause
+    assert "cannot be mixed" in both.unfit[0].cause
+    with pytest.raises(RowError, match="cannot be mixed"):
+        read_mixture([str(odd), str(tmp_path / "good")], [1, 1], 0)
 
 
 def test_names_what_a_file_as_a_whole_lacks(start, tmp_path):
     empty = write(tmp_path / "empty.jsonl", [])
     rows = [json.dumps({"messages": GOOD, "id": name}) for name in ("a", [1])]
-    report = check([empty, write(tmp_path / "disagree.jsonl", rows)], str(start), workers=1)
-    assert report.unfit[0] == Unfit(empty, None, "holds no row.")
-    assert "differ in type" in report.unfit[1].cause
-    assert report.summary() == "0 of 2 rows cannot be trained on, nor 2 datasets as a whole"
+    report = check([empty, write(tmp_path / "rows.jsonl", rows)], str(start), workers=1)
+    assert report.unfit == [Unfit(empty, None, "holds no row.")]
+    assert report.summary() == "0 of 2 rows cannot be trained on, nor 1 dataset as a whole"
     assert len(report.lengths["text"]) == 2
 
 
@@ -299,7 +303,6 @@ def test_reports_add_up(tmp_path_factory, rows, max_length):
     lengths = [length for lengths in report.lengths.values() for length in lengths]
     assert sum(lengths) == report.tokens.total() == sum(text + 7 * len(media) for text, _, media, _ in fit)
     assert len(report.too_long) == sum(length > max_length for length in lengths)
-    assert len(report.unanswered) == sum(answers == 0 for _, answers, _, _ in fit)
     assert len(report.identical) == len(fit) - len({digest for *_, digest in fit})
     assert json.loads(json.dumps(report.to_dict()))["tokens"]["answers"] == sum(answers for _, answers, _, _ in fit)
     assert report.to_text().count("broken") == report.unfit_rows

@@ -3,13 +3,14 @@ import json
 
 import pytest
 import torch
-from datasets import concatenate_datasets
+from datasets import Dataset, Image, List, concatenate_datasets
 from hypothesis import given
 from hypothesis import strategies as st
 
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes.collator import IGNORED, ConversationCollator, EvenBatches
-from polyv.recipes.data import RowError, read_messages, read_rows
+from polyv.recipes.data import read_rows, read_source
+from polyv.recipes.rows import RowError, read_messages
 from tests.recipes.conftest import turn
 
 
@@ -122,6 +123,21 @@ def test_lengths_foresee_how_many_tokens_rows_take(collator, data):
     actual = [collator([row])["input_ids"].shape[1] for row in dataset]
     assert collator.lengths(dataset) == pytest.approx(actual, abs=3)
     assert collator.lengths(concatenate_datasets([dataset, dataset])) == 2 * collator.lengths(dataset)
+
+
+def test_lengths_read_the_pictures_of_one_row_of_a_kind(collator, data, tmp_path):
+    """All of a dataset's would take as long as a part of the training."""
+    good = {"bytes": (data / "a.png").read_bytes(), "path": None}
+    ask = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "two"}]
+    rows = [{"messages": ask, "images": [good]}, {"messages": ask[:1] * 2 + ask[1:], "images": [good]}]
+    rows += [
+        {"messages": [ask[0], {"role": "assistant", "content": "many"}], "images": [{"bytes": b"", "path": None}]}
+    ]
+    Dataset.from_list(rows).cast_column("images", List(Image())).save_to_disk(str(tmp_path / "mine"))
+    dataset = read_source(str(tmp_path / "mine"))
+    assert len(collator.lengths(dataset)) == 3
+    with pytest.raises(OSError, match="cannot identify image"):
+        dataset[2]
 
 
 @given(

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from polyv.recipes.controls import write_control
-from polyv.recipes.data import RowError, read_content, read_rows
+from polyv.recipes.data import read_rows
+from polyv.recipes.rows import RowError, read_content
 
 
 def media(row: dict) -> list[str]:
@@ -39,8 +40,14 @@ def rows(tmp_path):
     return folder / "rows.jsonl"
 
 
+def read(file):
+    """Rows as training reads them, and of which templates they are."""
+    asked = [json.loads(line).get("templates") for line in file.read_text().splitlines()]
+    return read_rows(file).add_column("templates", asked)
+
+
 def test_shuffled_teachers_see_another_scene_of_the_same_questions(rows, tmp_path):
-    before, after = read_rows(rows), read_rows(write_control("shuffled", rows, tmp_path / "out" / "s.jsonl", seed=0))
+    before, after = read(rows), read(write_control("shuffled", rows, tmp_path / "out" / "s.jsonl", seed=0))
     donors = {content["video"]: row["templates"] for row in before if (content := read_content(row)).get("video")}
     moved = 0
     for old, new in zip(before, after, strict=True):
@@ -54,7 +61,7 @@ def test_shuffled_teachers_see_another_scene_of_the_same_questions(rows, tmp_pat
 
 
 def test_strangers_are_asked_whatever_they_are_asked(rows, tmp_path):
-    before, after = read_rows(rows), read_rows(write_control("strangers", rows, tmp_path / "out" / "s.jsonl", seed=0))
+    before, after = read(rows), read(write_control("strangers", rows, tmp_path / "out" / "s.jsonl", seed=0))
     asked = {names(read_content(row))["video"]: row["templates"] for row in before.select(range(10))}
     pairs = []
     for old, new in zip(before.select(range(10)), after.select(range(10)), strict=True):

@@ -3,21 +3,24 @@ import json
 from collections import Counter
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, Image, List, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
 from polyv.recipes import data as data_module
-from polyv.recipes.data import RowError, check_messages, read_messages, read_mixture, read_rows
+from polyv.recipes.data import read_mixture, read_rows, read_source
+from polyv.recipes.rows import RowError, check_messages, is_silent, read_content, read_messages
 from tests.recipes.conftest import turn
 
 
 GOOD = {"messages": [turn("user", "How many?"), turn("assistant", "two")]}
+ENTRY = {"type": "image", "image": "a.png", "max_pixels": 784}
+SIZED = {"messages": [{"role": "user", "content": [ENTRY]}, turn("assistant", "two")]}
 
 
-def test_reads_rows_with_absolute_paths_and_their_other_columns(data):
+def test_reads_rows_with_absolute_paths(data):
     rows = read_rows(data / "rows.jsonl")
-    assert rows.column_names == ["id", "messages", "source"]
+    assert rows.column_names == ["id", "messages", "content", "teachers", "source", "prompts"]
     assert rows["id"] == ["0", "1", "2", "3", "4"]
     assert rows[3]["source"] == f"{data / 'rows.jsonl'}, row 4"
     two_images = read_messages(rows[3])[0]["content"]
@@ -34,7 +37,24 @@ def test_reads_rows_with_absolute_paths_and_their_other_columns(data):
         ("{", "Expecting property name enclosed in double quotes, at character 2 of the line"),
         ("[1]", "expected an object, got [1]"),
         (b"\xff", "can't decode"),
-        ({"text": "How many?"}, "'messages' is None"),
+        ({"mesages": []}, "it has 'mesages', expected 'messages'"),
+        ({"messages": None}, "'messages' is None"),
+        ("[", "at character 2 of the line; expected one object a line"),
+        ('{"messages": "\\ud800"}', "'messages' is"),
+        ({"messages": GOOD["messages"], "content": {"video": "v.mp4"}}, "v.mp4: no such file"),
+        ({"messages": [turn("user", "?", image="a.png"), turn("assistant", "a<|im_end|>b")]}, "holds <|im_end|>"),
+        ({"messages": [turn("user", "A <synergy>?"), turn("assistant", "two")]}, "holds <synergy>"),
+        ({**GOOD, "prompts": [1, 2]}, "'prompts' is [1, 2], expected a list of texts"),
+        ({**GOOD, "prompts": [" "]}, "not empty"),
+        ({**GOOD, "images": ["c.png"]}, "c.png: no such file"),
+        ({**GOOD, "videos": [["a.png", "a.png"]]}, "expected one path or address"),
+        (
+            {"messages": [turn("user", "<image> <image>?"), turn("assistant", "2")], "images": ["a.png"]},
+            "image 2, and",
+        ),
+        ({"messages": [turn("user", "?", image="a.png"), turn("assistant", "2")], "image": "a.png"}, "show 0 of them"),
+        ({"messages": [turn("assistant", "two")], "image": "a.png"}, "no user's turn to show them in"),
+        (SIZED, "max_pixels would be ignored"),
         ({"messages": []}, "'messages' is []"),
         ({"messages": ["two"]}, "expected a 'role'"),
         ({"messages": [{"role": "robot", "content": "two"}]}, "expected a 'role' among"),
@@ -66,23 +86,28 @@ def test_addresses_are_left_as_they_are(tmp_path):
     assert [message["content"][0]["image"] for message in checked[:2]] == addresses
 
 
-def test_names_a_file_without_rows_and_one_whose_columns_disagree(tmp_path):
+def test_names_a_file_without_rows(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("\n")
     with pytest.raises(RowError, match=r"rows\.jsonl: holds no row"):
         read_rows(file)
-    file.write_text(json.dumps({**GOOD, "id": "a"}) + "\n" + json.dumps({**GOOD, "id": [1]}) + "\n")
-    with pytest.raises(RowError, match=r"rows\.jsonl: the values of one key differ in type"):
-        read_rows(file)
 
 
-def test_rows_may_differ_in_their_other_keys(tmp_path):
-    file = tmp_path / "rows.jsonl"
-    file.write_text(json.dumps(GOOD) + "\n" + json.dumps({**GOOD, "difficulty": 3}) + "\n")
-    assert read_rows(file)["difficulty"] == [None, 3]
+def test_what_training_does_not_read_may_be_anything(tmp_path):
+    """Columns have one type, and files are mixed: a key that nothing needs must not keep them apart."""
+    files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    extra = [{}, {"id": 1, "score": 1}, {"id": "one", "score": "n/a"}]
+    files[0].write_text("".join(json.dumps({**GOOD, **more}) + "\n" for more in extra))
+    files[1].write_text(json.dumps({**GOOD, "score": {"by": "me"}, "source": ["web"], "prompts": "Why?"}) + "\n")
+    rows = read_mixture(list(map(str, files)), None, 0)
+    assert rows["id"] == [None, "1", "one", None] and rows["prompts"] == [None, None, None, ["Why?"]]
+    assert rows[3]["source"] == f"{files[1]}, row 1"
 
 
-@given(st.text().filter(str.strip), st.text(), st.floats(0.1, 9))
+plain = st.text().filter(lambda text: "<" not in text)
+
+
+@given(plain.filter(str.strip), plain, st.floats(0.1, 9))
 def test_texts_and_settings_come_through_unchanged(tmp_path_factory, answer, question, fps):
     folder = tmp_path_factory.mktemp("row")
     (folder / "v.mp4").touch()
@@ -112,6 +137,124 @@ def test_hub_datasets_may_hold_media_in_columns_of_their_own():
     ]
 
 
+def shown(rows: Dataset, index: int = 0) -> list:
+    """What a row's messages hold in order: texts, and media by their kind."""
+    contents = [message["content"] for message in read_messages(rows[index])]
+    return [entry.get("text", entry["type"]) for content in contents for entry in content]
+
+
+@pytest.mark.parametrize(
+    ("question", "media", "expected"),
+    [
+        # As TRL has them: all pictures of the column come first.
+        ("Which?", ["images", 2], ["image", "image", "Which?", "two"]),
+        ("Which?", ["image", 1], ["image", "Which?", "two"]),
+        # LLaMA-Factory's.
+        ("<image>Which? <image>", ["images", 2], ["image", "Which? ", "image", "two"]),
+        # HuggingFaceH4/llava-instruct-mix-vsft's, with what Arrow fills in.
+        (
+            [{"index": None, "text": "Which?", "type": "text"}, {"index": 0, "text": None, "type": "image"}],
+            ["images", 1],
+            ["Which?", "image", "two"],
+        ),
+        (
+            [{"text": "Which?", "type": "text"}, {"text": "", "type": "image"}],
+            ["images", 1],
+            ["Which?", "image", "two"],
+        ),
+    ],
+)
+def test_datasets_may_hold_pictures_in_columns(data, tmp_path, monkeypatch, question, media, expected):
+    monkeypatch.setattr(data_module, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    column, count = media
+    pictures = [{"bytes": (data / "a.png").read_bytes(), "path": None}] * count
+    row = {
+        "messages": [{"role": "user", "content": question}],
+        column: pictures if column == "images" else pictures[0],
+    }
+    row["messages"].append(
+        {"role": "assistant", "content": "two" if isinstance(question, str) else [text_entry("two")]}
+    )
+    rows = Dataset.from_list([row]).cast_column(column, List(Image()) if column == "images" else Image())
+    rows.save_to_disk(str(tmp_path / "mine"))
+    read = read_source(str(tmp_path / "mine"))
+    assert shown(read) == expected
+    assert read["source"] == [f"{tmp_path / 'mine'}, row 1"]
+    assert json.loads(read["messages"][0])[0]["content"] == [
+        {"type": "image", **({"index": 0} if isinstance(question, list) and "index" in question[0] else {})}
+        if part == "image"
+        else text_entry(part)
+        for part in expected[:-1]
+    ]
+
+
+def text_entry(text: str) -> dict:
+    return {"type": "text", "text": text}
+
+
+@pytest.mark.parametrize(
+    ("messages", "columns", "cause"),
+    [
+        ([{"role": "human", "content": "?"}, {"role": "gpt", "content": "two"}], {}, "expected a 'role' among"),
+        ([{"role": "user", "content": "?"}], {}, "no answer to learn"),
+        (
+            [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "2"}],
+            {"images": ["a", "b"]},
+            "of them",
+        ),
+        ([{"role": "user", "content": "?"}, {"role": "assistant", "content": "<synergy>"}], {}, "holds <synergy>"),
+    ],
+)
+def test_rows_of_datasets_are_checked_like_those_of_files(tmp_path, messages, columns, cause):
+    good = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "2"}]}
+    rows = [{**good, **dict.fromkeys(columns)}, {"messages": messages, **columns}]
+    Dataset.from_list(rows).save_to_disk(str(tmp_path / "mine"))
+    with pytest.raises(RowError) as error:
+        read_source(str(tmp_path / "mine"))
+    assert f"{tmp_path / 'mine'}, row 2: " in str(error.value) and cause in str(error.value)
+
+
+def test_pictures_in_messages_are_told_where_to_stand(data, tmp_path):
+    entry = {"type": Value("string"), "image": Image(), "text": Value("string")}
+    features = Features({"messages": List({"role": Value("string"), "content": List(entry)})})
+    messages = [
+        {"role": "user", "content": [{"type": "image", "image": str(data / "a.png"), "text": None}]},
+        {"role": "assistant", "content": [{"type": "text", "image": None, "text": "two"}]},
+    ]
+    Dataset.from_list([{"messages": messages}], features=features).save_to_disk(str(tmp_path / "mine"))
+    with pytest.raises(RowError, match=r"row 1: image .*media themselves stand in a dataset's column 'images'"):
+        read_source(str(tmp_path / "mine"))
+
+
+def test_datasets_of_contents_alone(tmp_path):
+    rows = [{"content": {"image": None, "video": "v.mp4"}, "messages": None}]
+    Dataset.from_list(rows).save_to_disk(str(tmp_path / "mine"))
+    (row,) = read_source(str(tmp_path / "mine"))
+    assert is_silent(row) and read_content(row) == {"video": "v.mp4"}
+    with pytest.raises(RowError, match="mine, row 1: it names a content, and has no messages"):
+        read_messages(row)
+
+
+def test_files_may_have_their_media_in_a_list(data, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    (tmp_path / "a.png").write_bytes((data / "a.png").read_bytes())
+    ask = {"role": "user", "content": "Here <image>: how many?"}
+    file.write_text(json.dumps({"messages": [ask, *GOOD["messages"][1:]], "images": "a.png"}) + "\n")
+    assert read_messages(read_rows(file)[0])[0]["content"] == [
+        text_entry("Here "),
+        {"type": "image", "image": str(tmp_path / "a.png")},
+        text_entry(": how many?"),
+    ]
+
+
+@pytest.mark.parametrize("source", ["no/such", "folder"])
+def test_names_a_dataset_that_is_none(tmp_path, source):
+    (tmp_path / "folder").mkdir()
+    source = str(tmp_path / source)
+    with pytest.raises(RowError, match=f"dataset={source}: .*Expected a file of rows"):
+        read_source(source)
+
+
 def numbered(folder, name: str, count: int) -> str:
     file = folder / f"{name}.jsonl"
     rows = [
@@ -125,7 +268,7 @@ def test_a_column_that_holds_too_few_media_is_told():
     """`StopIteration` would end a training at its first step, as if all were well."""
     content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Which is larger?"}]
     row = {"id": "r7", "messages": [{"role": "user", "content": content}], "images": ["one.png"], "videos": None}
-    with pytest.raises(RowError, match=r"show one more image than its column images holds \(id 'r7'\)"):
+    with pytest.raises(RowError, match=r"id 'r7': its messages show image 2, and its column images holds 1"):
         read_messages(row)
 
 

@@ -21,7 +21,8 @@ from polyv.evaluation.shapes import make_config
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes import align, caption, distill, dry_run, instruct
 from polyv.recipes.collator import ConversationCollator
-from polyv.recipes.data import RowError, read_source
+from polyv.recipes.data import read_source
+from polyv.recipes.rows import RowError
 from polyv.recipes.stage import DataArguments, ModelArguments, load_model, parse
 from polyv.recipes.synergy import SynergyArguments
 from polyv.recipes.trainable import WORDS, set_trainable

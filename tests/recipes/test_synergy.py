@@ -14,7 +14,8 @@ from trl import SFTConfig
 from polyv import PolyVForConditionalGeneration
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes.collator import IGNORED
-from polyv.recipes.data import RowError, read_content, read_rows
+from polyv.recipes.data import read_rows
+from polyv.recipes.rows import RowError, read_content
 from polyv.recipes.synergy import (
     DRAW,
     Drawing,
@@ -301,6 +302,20 @@ def test_tokens_without_a_target_do_not_count_in_the_mean(polyv, contents, rows,
         trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
         sums.append(trainer.num_targets["temporal"].item())
     assert sums == [2, 2]
+
+
+def test_what_would_end_a_training_is_told_before_it(collator, rows, contents, processor, targets, tmp_path):
+    collator.check(rows)
+    only_scenes = SynergyCollator(processor, collator.accepts, targets, modalities=["scene"])
+    with pytest.raises(
+        RowError, match=r"row \d+: its content holds image, video, and the student is to see one of scene"
+    ):
+        only_scenes.check(rows)
+    with pytest.raises(ValueError, match=r"temporal_targets=.*: none of the 1 rows shows or names one video"):
+        collator.check(rows.select([6]))
+    partial = Targets(build_cache(Fixed("video", 5), [contents / "clip.mp4"], tmp_path / "partial"))
+    with pytest.raises(RowError, match=r"row \d+: video .*other\.mp4: the cache .* holds no features of it"):
+        SynergyCollator(processor, collator.accepts, {"temporal": partial}).check(rows)
 
 
 def test_a_cache_of_the_other_kind_is_refused(targets):

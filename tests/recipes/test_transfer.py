@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from polyv.recipes import transfer
-from polyv.recipes.data import MEDIA, read_content, read_rows
+from polyv.recipes.data import read_rows
+from polyv.recipes.rows import MEDIA, read_content
 from polyv.recipes.transfer import FAMILIES, main
 from polyv.world.make import make_world
 from polyv.world.questions import SUITES
