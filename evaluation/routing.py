@@ -35,7 +35,7 @@ from polyv.evaluation.evaluate import (
 )
 from polyv.evaluation.specialisation import measure
 from polyv.evaluation.suites import parse_suites
-from polyv.hub.checkpoints import check_name
+from polyv.hub.adapters import check_whole
 from polyv.processing.posed_views import PosedViews
 
 
@@ -192,7 +192,7 @@ def _shares(assigned_E: np.ndarray, probability_E: np.ndarray) -> dict[str, list
 
 def _check_experts(model: str) -> None:
     """Refuse a model without experts before anything is made."""
-    check_name("model", model)
+    check_whole("model", model)
     config = AutoConfig.from_pretrained(model)
     if config.model_type == "qwen2_5_vl":
         raise ValueError(

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from trl import SFTConfig
 
 from polyv.evaluation.study import STAGES, Run, Study
-from polyv.hub.checkpoints import check_name
+from polyv.hub.adapters import check_whole
 from polyv.recipes.controls import Control
 from polyv.recipes.stage import DataArguments, ModelArguments
 from polyv.recipes.synergy import SynergyArguments
@@ -38,7 +38,7 @@ def check(study: Study, jobs: Sequence[Run]) -> None:
             if not any(need.step["name"] == start for need in run.needs()):
                 if "/" not in start and not Path(start).is_dir():
                     raise ValueError(f"{where}: from is {start}, which is neither a step nor a folder.")
-                check_name(f"{where}: from", str(run.start()))
+                check_whole(f"{where}: from", str(run.start()))
         if stage in STAGES:
             _check_recipe(where, run)
         if stage == "control":

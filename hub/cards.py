@@ -66,7 +66,8 @@ def retold_card(folder: str | os.PathLike, name: str, remark: str) -> str | None
         return None
     text = file.read_text(encoding="utf-8")
     if title := re.search(r"^# (.+)$", text, re.MULTILINE):
-        text = text.replace(title[0], f"# {name}").replace(f'"{title[1]}"', f'"{name}"')
+        text = text.replace(title[0], f"# {name}")
+    text = re.sub(r'(?<=from_pretrained\()"[^"]*"(?=\))', lambda _: f'"{name}"', text)
     return f"{text.rstrip()}\n\n{remark}\n"
 
 

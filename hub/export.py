@@ -3,7 +3,7 @@
 
 The Hub's remote code must be flat files that import each other as `from .name import ...`; the package's own files
 import `polyv.folder.name`. So each file is copied with those imports rewritten, and `auto_map` entries say which
-class stands where.
+class stands where. An adapter is merged into its base first.
 """
 
 import json
@@ -16,6 +16,8 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
+from polyv.hub.adapters import FILES, is_adapter, load_merged, read_base
+from polyv.hub.cards import retold_card
 from polyv.hub.checkpoints import check_name
 
 
@@ -50,18 +52,24 @@ def export(model: str | os.PathLike, out: str | os.PathLike, dtype: str | None =
     be `model`, whose code is then brought up to date. What a training leaves there (`LEFTOVERS`) is not copied, but
     stays where `out` is `model`.
 
+    Of an adapter, as `trainable: lora` writes it, `out` gets the base with the adapter merged into it, in float32, and the
+    adapter's processor. A dense Qwen2.5-VL needs no code and gets none.
+
     Args:
-        model: folder of a checkpoint, or its name on the Hub.
+        model: folder of a checkpoint, or of an adapter, or its name on the Hub.
         out: folder to write.
-        dtype: "float32", "bfloat16" or "float16" for the weights; None leaves them as they are.
+        dtype: "float32", "bfloat16" or "float16" for the weights; None leaves them as they are, and those of
+            an adapter and its base in float32.
 
     Returns:
         `out`.
 
     Raises:
-        FileNotFoundError: there is no folder `model`.
-        ValueError: `model` is no PolyV checkpoint or has no processor; `out` is a folder of something else, a git
-            clone, or within `model` or around it; or `dtype` is another.
+        FileNotFoundError: there is no folder `model`, or an adapter's base is not there.
+        ImportError: `model` is an adapter, and PEFT is not installed.
+        ValueError: `model` is no PolyV checkpoint or has no processor, or is an adapter of something else; `out` is a
+            folder of something else, a git clone, an adapter or its base, or within `model` or around it; or `dtype` is
+            another.
     """
     check_name("model", model)
     if dtype is not None and dtype not in _DTYPES:
@@ -70,20 +78,27 @@ def export(model: str | os.PathLike, out: str | os.PathLike, dtype: str | None =
     out = Path(out)
     in_place = out.exists() and out.samefile(source)
     _check(source, out, in_place)
+    merged = load_merged(source, dtype or "float32") if is_adapter(source) else None
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     replaced = partial.with_name(partial.name + "-replaced")
     try:
         partial.chmod(0o755)
         # The Hub's cache holds links to blobs: copytree follows them.
-        left_out = shutil.ignore_patterns(*(() if in_place else LEFTOVERS))
+        left_out = shutil.ignore_patterns(*(() if in_place else LEFTOVERS), *(FILES if merged else ()))
         shutil.copytree(source, partial, dirs_exist_ok=True, ignore=left_out)
-        if dtype is not None:
+        if merged is not None:
+            merged.save_pretrained(partial)
+            remark = "It was trained as an adapter, which `polyv export` merged into its base: the weights are whole."
+            if card := retold_card(source, out.name, remark):
+                (partial / "README.md").write_text(card, encoding="utf-8")
+        elif dtype is not None:
             _cast(partial, dtype)
-        for name, text in flat_code().items():
-            (partial / name).write_text(text, encoding="utf-8")
-        _add_auto_map(partial / "config.json", MODEL_AUTO_MAP)
-        _add_auto_map(partial / "processor_config.json", PROCESSOR_AUTO_MAP)
+        if merged is None or merged.config.model_type == "polyv":
+            for name, text in flat_code().items():
+                (partial / name).write_text(text, encoding="utf-8")
+            _add_auto_map(partial / "config.json", MODEL_AUTO_MAP)
+            _add_auto_map(partial / "processor_config.json", PROCESSOR_AUTO_MAP)
         if out.exists():
             out.rename(replaced)
         partial.rename(out)
@@ -143,7 +158,11 @@ def _cast(folder: Path, dtype: str) -> None:
 def _check(source: Path, out: Path, in_place: bool) -> None:
     config = source / "config.json"
     model_type = json.loads(config.read_text()).get("model_type") if config.exists() else None
-    if model_type != "polyv":
+    if is_adapter(source):
+        base = Path(read_base(source))
+        if in_place or (out.exists() and base.is_dir() and out.samefile(base)):
+            raise ValueError(f"out={out}: it is what would be merged: the adapter, or its base. Give another folder.")
+    elif model_type != "polyv":
         found = f"model_type {model_type!r}" if config.exists() else "no config.json"
         raise ValueError(
             f"model={source}: {found}, expected a PolyV checkpoint (model_type 'polyv'). A Qwen2.5-VL checkpoint becomes "

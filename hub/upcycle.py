@@ -25,8 +25,8 @@ from tqdm import tqdm
 from transformers import AutoConfig, GenerationConfig, Qwen2_5_VLConfig
 
 from polyv.configuration.configuration_polyv import PolyVConfig
+from polyv.hub.adapters import check_whole
 from polyv.hub.cards import write_upcycled_card
-from polyv.hub.checkpoints import check_name
 from polyv.hub.weight_files import Stored, Weights, header, read_weights, write
 from polyv.modeling_polyv.modeling_polyv import PolyVForConditionalGeneration
 from polyv.modeling_polyv.upcycling import (
@@ -173,7 +173,7 @@ def placement(name: str | None, source: str | os.PathLike) -> dict[str, Any]:
     """The paper's placements other than every 4th layer, as arguments of `PolyVTextConfig`; nothing for None."""
     if name is None:
         return {}
-    check_name("source", source)
+    check_whole("source", source)
     layers = AutoConfig.from_pretrained(source).text_config.num_hidden_layers
     dense = list(range(layers // 2, layers)) if name == "front-half" else None
     return {"decoder_sparse_step": 1, "mlp_only_layers": dense}
@@ -194,7 +194,7 @@ def merge_from(given: Sequence[str]) -> dict[str, str]:
 
 
 def _folder(name: str, where: str | os.PathLike) -> Path:
-    check_name("source" if name == "general" else name, where)
+    check_whole("source" if name == "general" else name, where)
     return Path(where) if Path(where).is_dir() else Path(snapshot_download(str(where), allow_patterns=_FILES))
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedConfig
 
-from polyv.hub.checkpoints import check_name
+from polyv.hub.adapters import check_whole
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes.collator import IGNORED, ConversationCollator
 from polyv.recipes.data import check_sources, is_jsonl, iter_rows, join_rows, read_dataset
@@ -234,7 +234,7 @@ def check(
     if not datasets:
         raise ValueError("dataset: got none. Give one or more JSONL files of conversations, or names on the Hub.")
     check_sources(list(map(str, datasets)))
-    check_name("model", model)
+    check_whole("model", model)
     config = AutoConfig.from_pretrained(model)
     report = Report(max_length or config.get_text_config().max_position_embeddings)
     tasks, faults = _collect(datasets, limit)

@@ -11,7 +11,7 @@ from pathlib import Path
 _MODEL = """\
   --model_name_or_path M      start from this PolyV or Qwen2.5-VL checkpoint
   --upcycle                   make a PolyV of a Qwen2.5-VL checkpoint; without it, it stays dense
-  --trainable WORD            full, projection, ffn, experts or lora
+  --trainable WORD            full, projection, ffn, experts or lora (an adapter, which `polyv export` makes whole)
   --freeze_vision             keep the vision encoder as it is; its projection still trains"""
 _DATA = """\
   --dataset FILE ...          what to train on

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from polyv.evaluation.flops import decoder_flops, vision_flops
-from polyv.hub.checkpoints import check_name
+from polyv.hub.adapters import check_whole
 from polyv.modeling_polyv.moe import PolyVExperts
 from polyv.modeling_polyv.upcycling import plan_config
 from polyv.recipes.step_memory import Load, trace_step
@@ -304,9 +304,9 @@ def build(model: str, upcycle: bool = False, dtype: str = "float32", **overrides
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: the model is neither a PolyV nor a Qwen2.5-VL, or `dtype` none of `DTYPES`.
+        ValueError: the model is neither a PolyV nor a Qwen2.5-VL, or an adapter, or `dtype` none of `DTYPES`.
     """
-    check_name("model", model)
+    check_whole("model", model)
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype}: expected {' or '.join(DTYPES)}.")
     config = AutoConfig.from_pretrained(model)
@@ -323,9 +323,10 @@ def freeze(model: PreTrainedModel, trainable: str, freeze_vision: bool, lora_r: 
     set_trainable(model, trainable, freeze_vision)
     if trainable != "lora":
         return model
+    adapter = lora_config(model, lora_r, alpha=lora_r)
     from peft import get_peft_model
 
-    return get_peft_model(model, lora_config(model, lora_r, alpha=lora_r))
+    return get_peft_model(model, adapter)
 
 
 def to_table(planned: Plan) -> str:

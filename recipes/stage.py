@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, set_seed
 from trl import SFTConfig, TrlParser
 
+from polyv.hub.adapters import check_whole, require_peft
 from polyv.hub.checkpoints import check_name, is_run
 from polyv.modeling_polyv.modeling_polyv import PolyVForConditionalGeneration
 from polyv.processing.processing_polyv import PolyVProcessor
@@ -30,7 +31,8 @@ class ModelArguments:
     """What to train: weights to start from, or only a config."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "PolyV or Qwen2.5-VL checkpoint to start from. A Qwen2.5-VL stays dense."}
+        default=None,
+        metadata={"help": "Whole PolyV or Qwen2.5-VL checkpoint to start from. A Qwen2.5-VL stays dense."},
     )
     config_name: str | None = field(
         default=None, metadata={"help": "Folder with config and processor to train from scratch, in place of weights."}
@@ -66,6 +68,23 @@ class ModelArguments:
             raise ValueError(f"trainable={self.trainable!r}: expected one of {', '.join(WORDS)}.")
         if self.lora_r < 1:
             raise ValueError(f"lora_r={self.lora_r}: expected 1 or more.")
+        if self.trainable == "lora":
+            self._check_lora()
+
+    def _check_lora(self) -> None:
+        require_peft("trainable='lora'")
+        if self.config_name:
+            raise ValueError(
+                f"trainable='lora': an adapter holds only what it adds, and the fresh weights of config_name={self.config_name} "
+                "would be lost. Train those in full first (trainable: full), and give model_name_or_path."
+            )
+        # A plan may: later stages are planned as what the first one begins with, upcycled.
+        if self.upcycle and not self.dry_run:
+            raise ValueError(
+                "trainable='lora': an adapter holds only what it adds, and the weights that upcycle: true makes would be lost. "
+                f"Run `polyv upcycle {self.model_name_or_path} DST` first, and train from DST without upcycle. What is "
+                "a PolyV already needs none."
+            )
 
 
 @dataclass
@@ -157,7 +176,7 @@ def run(
         rows_of: the modality that these are of, for the card.
     """
     start = str(arguments.model_name_or_path or arguments.config_name)
-    check_name("model_name_or_path" if arguments.model_name_or_path else "config_name", start)
+    check_whole("model_name_or_path" if arguments.model_name_or_path else "config_name", start)
     if arguments.dry_run:
         print_plan(arguments, training, synergy)
         return

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2MLP
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
+from polyv.hub.adapters import require_peft
 from polyv.modeling_polyv.encodings import PolyVSinusoidalEncoding, PolyVSynergyHead
 from polyv.modeling_polyv.moe import PolyVExperts
 
@@ -65,6 +66,7 @@ def lora_config(model: PreTrainedModel, rank: int, alpha: int) -> "LoraConfig":
     Raises:
         ImportError: PEFT is not installed.
     """
+    require_peft("trainable='lora'")
     from peft import LoraConfig
 
     polyv = model.config.model_type == "polyv"

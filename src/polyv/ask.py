@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 from transformers.utils import logging
 from transformers.video_utils import VideoMetadata
 
+from polyv.hub.adapters import is_adapter, require_peft
 from polyv.hub.checkpoints import check_name
 from polyv.processing.posed_views import PosedViews
 from polyv.processing.processing_polyv import PolyVProcessor
@@ -32,9 +33,12 @@ def load(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
 
     Raises:
         OSError: there is no such checkpoint.
+        ImportError: it is an adapter, and PEFT is not installed.
         ValueError: it is no image-text-to-text model.
     """
     check_name("model", name)
+    if is_adapter(name):
+        require_peft(f"model={name}")
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype="auto" if accelerator else torch.float32)
     if model.config.model_type == "qwen2_5_vl":

@@ -364,13 +364,17 @@ def _add_export(commands) -> None:
 Copy a PolyV checkpoint and add its code as flat files, with the `auto_map` entries by which transformers finds
 them: AutoModelForImageTextToText.from_pretrained(OUT, trust_remote_code=True) then works where `polyv` is not
 installed, and so does AutoProcessor. OUT may be MODEL itself: its code is then brought up to date. What a training
-left in MODEL (its checkpoints, optimizer, logs) and hidden files are not copied.""",
+left in MODEL (its checkpoints, optimizer, logs) and hidden files are not copied. Where MODEL is an adapter, as
+`--trainable lora` trains them, OUT holds its base with the adapter merged into it: a whole checkpoint, to train on.""",
         "  polyv export runs/mine exported/mine\n  polyv export runs/mine exported/mine --dtype bfloat16",
+        loads_models=True,
     )
-    parser.add_argument("model", metavar="MODEL", help="a PolyV checkpoint: a folder, or a name on the Hub")
+    text = "a PolyV checkpoint, or an adapter: a folder, or a name on the Hub"
+    parser.add_argument("model", metavar="MODEL", help=text)
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write")
     dtypes = ("float32", "bfloat16", "float16")
-    parser.add_argument("--dtype", choices=dtypes, help="cast the weights to this (default: as they are)")
+    text = "cast the weights to this (default: as they are; what was an adapter is float32)"
+    parser.add_argument("--dtype", choices=dtypes, help=text)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -395,7 +399,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run `polyv` with `argv` (default: the command line). Returns the exit code.
 
-    What a user can mend (ValueError, TypeError, OSError) ends as one line and exit code 2;
+    What a user can mend (ValueError, TypeError, OSError, ImportError) ends as one line and exit code 2;
     `POLYV_DEBUG=1` gives the traceback instead. Anything else is a bug of ours and shows as one.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -406,7 +410,7 @@ def main(argv: list[str] | None = None) -> int:
         polyv.register()
     try:
         args.run(args, rest)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("POLYV_DEBUG"):
             raise
         print(f"{args.parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
