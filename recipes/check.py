@@ -19,7 +19,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from polyv.hub.adapters import check_whole
 from polyv.processing.processing_polyv import PolyVProcessor
-from polyv.recipes.collator import IGNORED, ConversationCollator
+from polyv.recipes.collator import IGNORED, ConversationCollator, MediaArguments
 from polyv.recipes.data import check_sources, is_jsonl, iter_rows, join_rows, read_dataset
 from polyv.recipes.histogram import draw, spread_of
 from polyv.recipes.rows import MEDIA, ask_about, is_silent, read_content, read_messages
@@ -180,6 +180,7 @@ def run(
     limit: int | None = None,
     workers: int | None = None,
     max_length: int | None = None,
+    media: MediaArguments | None = None,
 ) -> Report:
     """`check`, then print what it found, write it to `out` as JSON, and draw how long rows are beside it, as PNG.
 
@@ -191,7 +192,7 @@ def run(
     if out.suffix != ".json" or out.is_dir():
         raise ValueError(f"out={out}: expected a file that ends in .json; the picture is named after it.")
     out.parent.mkdir(parents=True, exist_ok=True)  # hours later is late to learn that it cannot be
-    report = check(datasets, model, limit, workers, max_length)
+    report = check(datasets, model, limit, workers, max_length, media)
     picture = out.with_suffix(".png")
     draw(report, picture)
     content = {"model": model, "datasets": list(datasets), "limit": limit, **report.to_dict()}
@@ -210,6 +211,7 @@ def check(
     limit: int | None = None,
     workers: int | None = None,
     max_length: int | None = None,
+    media: MediaArguments | None = None,
 ) -> Report:
     """Read every row as training would: media decoded, and made into tensors, for real; also those that only a row's
     "content" names.
@@ -223,6 +225,7 @@ def check(
         limit: rows of each dataset, its first ones; None takes all.
         workers: processes that read; None takes one a core. What is found does not depend on it.
         max_length: rows of more tokens are named; None takes the model's `max_position_embeddings`.
+        media: how large the model sees them; None: as its processor has it.
 
     Raises:
         FileNotFoundError: there is no such dataset or checkpoint.
@@ -240,7 +243,7 @@ def check(
     tasks, faults = _collect(datasets, limit)
     for fault in faults:
         report.add(fault)
-    for result in _each_read(tasks, _Reader(model, config), workers or _cores()):
+    for result in _each_read(tasks, _Reader(model, config, media or MediaArguments()), workers or _cores()):
         report.add(result)
     return report
 
@@ -291,8 +294,9 @@ def _each_read(tasks: list[_Task], reader: "_Reader", workers: int) -> Iterator[
 class _Reader:
     """Reads rows as training's collator does, and counts them."""
 
-    def __init__(self, model: str, config: PreTrainedConfig):
+    def __init__(self, model: str, config: PreTrainedConfig, media: MediaArguments):
         self.processor = PolyVProcessor.from_pretrained(model, add_synergy=config.model_type == "polyv")
+        media.bound(self.processor)
         self.collator = ConversationCollator(self.processor, accepts=())
 
     def __call__(self, task: _Task) -> Row | Unfit:

@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -10,12 +11,63 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
 from tqdm import tqdm
+from transformers import ProcessorMixin
 
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes.rows import RowError, read_messages
 
 
 IGNORED = -100
+
+
+@dataclass
+class MediaArguments:
+    """How large a model sees its media. What is left out stays as the checkpoint's processor has it; what is given is saved
+    with the checkpoint that a training writes, so that it answers as it was trained."""
+
+    image_max_pixels: int | None = field(
+        default=None, metadata={"help": "Pixels of an image, at most; a larger one is scaled down."}
+    )
+    video_max_pixels: int | None = field(default=None, metadata={"help": "Pixels of a video's frame, at most."})
+    video_max_frames: int | None = field(default=None, metadata={"help": "Frames of a video, at most."})
+    video_fps: float | None = field(default=None, metadata={"help": "Frames of a second of video."})
+    scene_max_pixels: int | None = field(default=None, metadata={"help": "Pixels of a scene's view, at most."})
+    scene_max_views: int | None = field(default=None, metadata={"help": "Views of a scene, at most."})
+
+    def __post_init__(self):
+        patch = 28 * 28
+        for name, least in {
+            "image_max_pixels": patch,
+            "video_max_pixels": patch,
+            "video_max_frames": 2,
+            "video_fps": 0.01,
+            "scene_max_pixels": patch,
+            "scene_max_views": 1,
+        }.items():
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ValueError(f"{name}={value}: expected {least} or more.")
+
+    def bound(self, processor: ProcessorMixin) -> None:
+        """Set what is given in a PolyV's or a Qwen2.5-VL's `processor`."""
+        for part, pixels in (
+            (processor.image_processor, self.image_max_pixels),
+            (processor.video_processor, self.video_max_pixels),
+        ):
+            if pixels is not None:
+                least = min(part.size["shortest_edge"], pixels)
+                part.size = type(part.size)(longest_edge=pixels, shortest_edge=least)
+        for name, value in (("max_frames", self.video_max_frames), ("fps", self.video_fps)):
+            if value is not None:
+                setattr(processor.video_processor, name, value)
+        if isinstance(processor, PolyVProcessor):
+            settings = dict(processor.scenes_kwargs)
+            if self.scene_max_pixels is not None:
+                least = settings["min_pixels"]
+                settings["max_pixels"] = self.scene_max_pixels
+                settings["min_pixels"] = None if least is None else min(least, self.scene_max_pixels)
+            if self.scene_max_views is not None:
+                settings["num_views"] = self.scene_max_views
+            processor.scenes_kwargs = settings
 
 
 class ConversationCollator:

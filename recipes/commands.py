@@ -136,8 +136,10 @@ def _plan(args: argparse.Namespace, rest: list[str]) -> None:
 
 def _check(args: argparse.Namespace, rest: list[str]) -> None:
     from polyv.recipes.check import run
+    from polyv.recipes.collator import MediaArguments
 
-    run(args.dataset, args.model, args.out, args.limit, args.workers, args.max_length)
+    media = MediaArguments(**{name: getattr(args, name) for name in MediaArguments.__dataclass_fields__})
+    run(args.dataset, args.model, args.out, args.limit, args.workers, args.max_length, media)
 
 
 def add_train(commands, command: Callable) -> None:
@@ -185,6 +187,16 @@ number and the cause; count tokens by modality, and draw how long the rows are. 
     check.add_argument("--limit", metavar="N", type=int, help="rows of each, from the first (default: all)")
     text = "remark on rows of more tokens (default: the model's max_position_embeddings)"
     check.add_argument("--max-length", metavar="T", type=int, help=text)
+    for kind, bounds in (
+        ("image", "pixels"),
+        ("video", "pixels"),
+        ("video", "frames"),
+        ("scene", "pixels"),
+        ("scene", "views"),
+    ):
+        text = f"of a{'n' * (kind == 'image')} {kind}, as in the recipe (default: as the model's processor has it)"
+        check.add_argument(f"--{kind}-max-{bounds}", metavar="N", type=int, help=text)
+    check.add_argument("--video-fps", metavar="F", type=float, help="frames of a second of video, as in the recipe")
     check.add_argument("--workers", metavar="W", type=int, help="processes (default: one a core)")
     text = "report to write, with a picture beside it (default: %(default)s)"
     check.add_argument("--out", metavar="FILE.json", type=Path, default=Path("data-check.json"), help=text)

@@ -17,7 +17,7 @@ from polyv.hub.adapters import check_whole, require_peft
 from polyv.hub.checkpoints import check_name, is_run
 from polyv.modeling_polyv.modeling_polyv import PolyVForConditionalGeneration
 from polyv.processing.processing_polyv import PolyVProcessor
-from polyv.recipes.collator import ConversationCollator
+from polyv.recipes.collator import ConversationCollator, MediaArguments
 from polyv.recipes.data import check_sources, read_mixture
 from polyv.recipes.dry_run import complete, is_dry, print_plan
 from polyv.recipes.synergy import SynergyArguments, SynergyCollator, SynergyTrainer, fit_heads
@@ -88,8 +88,8 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
-    """What to train on."""
+class DataArguments(MediaArguments):
+    """What to train on, and how large it is seen."""
 
     dataset: list[str] = field(
         default_factory=list,
@@ -100,6 +100,7 @@ class DataArguments:
     )
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.dataset:
             raise ValueError("dataset: got none. Give one or more JSONL files of conversations, or names on the Hub.")
 
@@ -190,12 +191,15 @@ def run(
     # An upcycled model's settings are not yet in a file for the processor to read.
     synergy_kwargs = {"num_synergy_tokens": model.config.num_synergy_tokens} if is_polyv else {"add_synergy": False}
     reader = PolyVProcessor.from_pretrained(start, **synergy_kwargs)
+    # A dense model's folder stays plain Qwen2.5-VL, to be read without this package.
+    saved = reader if is_polyv else AutoProcessor.from_pretrained(start)
+    for processor in (reader, saved):
+        data.bound(processor)
     rows = read_mixture(data.dataset, data.dataset_weights, training.seed)
     accepts = inspect.signature(model.forward).parameters
     common: dict[str, Any] = dict(
         train_dataset=keep(rows) if keep else rows,
-        # A dense model's folder stays plain Qwen2.5-VL, to be read without this package.
-        processing_class=reader if is_polyv else AutoProcessor.from_pretrained(start),
+        processing_class=saved,
         datasets=data.dataset,
         base_model=arguments.model_name_or_path,
         stage=describe(arguments, targets, rows_of),

@@ -1,6 +1,7 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """The trainer every stage builds on: TRL's SFTTrainer, where it would go wrong for PolyV, put right."""
 
+import dataclasses
 import json
 import os
 from typing import Any
@@ -32,6 +33,18 @@ EXPERTS = """
 """
 
 
+WITHOUT_EFFECT = {
+    "max_length": "rows are never cut; `polyv data check --max-length` names those that are longer",
+    "truncation_mode": "rows are never cut",
+    "completion_only_loss": "answers alone are learned",
+    "loss_type": "the loss is the model's own",
+    "label_smoothing_factor": "the loss is the model's own",
+    "dataset_text_field": "rows are conversations, see docs/training.md",
+    "pad_to_multiple_of": "rows are padded to the longest of their batch",
+}
+"""Fields of SFTConfig that change nothing here, and why: one that was set is refused."""
+
+
 class PolyVTrainer(ResumingTrainer, SFTTrainer):
     """SFTTrainer for PolyV, and for the dense Qwen2.5-VL that it is upcycled from.
 
@@ -53,7 +66,7 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
         stage: what the model card says of how it was trained, beyond data, steps and seed.
 
     Raises:
-        ValueError: gradient checkpointing is reentrant. The router's statistics are captured inside the checkpointed
+        ValueError: a field `WITHOUT_EFFECT` is set, or gradient checkpointing is reentrant. The router's statistics are captured inside the checkpointed
             layers: without a graph, which would silence the balance loss.
     """
 
@@ -71,6 +84,10 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
         peft_config: Any = None,
         stage: str = "",
     ):
+        defaults = {field.name: field.default for field in dataclasses.fields(SFTConfig)}
+        for name, reason in WITHOUT_EFFECT.items():
+            if (value := getattr(args, name)) not in (None, defaults[name]):
+                raise ValueError(f"{name}={value!r}: it would change nothing, as {reason}. Leave it out.")
         if args.gradient_checkpointing and (args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
             raise ValueError(
                 "gradient_checkpointing_kwargs: use_reentrant=True cuts the router off from its balance loss. "

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polyv.processing.processing_polyv import PolyVProcessor
-from polyv.recipes.collator import IGNORED, ConversationCollator, EvenBatches
+from polyv.recipes.collator import IGNORED, ConversationCollator, EvenBatches, MediaArguments
 from polyv.recipes.data import read_rows, read_source
 from polyv.recipes.rows import RowError, read_messages
 from tests.recipes.conftest import turn
@@ -123,6 +123,37 @@ def test_lengths_foresee_how_many_tokens_rows_take(collator, data):
     actual = [collator([row])["input_ids"].shape[1] for row in dataset]
     assert collator.lengths(dataset) == pytest.approx(actual, abs=3)
     assert collator.lengths(concatenate_datasets([dataset, dataset])) == 2 * collator.lengths(dataset)
+
+
+def test_media_are_bounded_and_stay_so(data, processor, tmp_path):
+    limits = MediaArguments(
+        image_max_pixels=28 * 28,
+        video_max_pixels=28 * 28,
+        video_max_frames=2,
+        video_fps=1.0,
+        scene_max_pixels=28 * 28,
+        scene_max_views=1,
+    )
+    rows = read_rows(data / "rows.jsonl").select(range(3))
+    free = {
+        key: value.tolist() for key, value in ConversationCollator(processor, ()).encode(rows).items() if "grid" in key
+    }
+    limits.bound(processor)
+    processor.save_pretrained(tmp_path)
+    bound = ConversationCollator(PolyVProcessor.from_pretrained(tmp_path), ()).encode(rows)
+    assert len(bound["image_grid_thw"]) == 2 < len(free["image_grid_thw"])  # an image, and one view of two
+    assert bound["video_grid_thw"][0, 0] == 1 < free["video_grid_thw"][0][0]
+    for part, kind in ((processor.image_processor, "image"), (processor.video_processor, "video")):
+        pixels = bound[f"{kind}_grid_thw"][:, 1:].prod(-1) * part.patch_size**2
+        assert (pixels <= 28 * 28).all() and all(
+            h * w * part.patch_size**2 > 28 * 28 for _, h, w in free[f"{kind}_grid_thw"]
+        )
+
+
+@pytest.mark.parametrize("limit", [{"image_max_pixels": 27}, {"video_fps": 0}, {"scene_max_views": 0}])
+def test_refuses_bounds_that_leave_nothing(limit):
+    with pytest.raises(ValueError, match=f"{next(iter(limit))}=.* expected"):
+        MediaArguments(**limit)
 
 
 def test_lengths_read_the_pictures_of_one_row_of_a_kind(collator, data, tmp_path):

@@ -55,6 +55,16 @@ def test_refuses_reentrant_checkpointing(make_trainer, polyv):
         make_trainer(polyv, **options)
 
 
+@pytest.mark.parametrize(
+    "field",
+    [{"max_length": 10}, {"loss_type": "dft"}, {"label_smoothing_factor": 0.1}, {"completion_only_loss": False}],
+)
+def test_refuses_what_would_change_nothing(make_trainer, dense, field):
+    make_trainer(dense, max_length=None)
+    with pytest.raises(ValueError, match=f"{next(iter(field))}=.*: it would change nothing"):
+        make_trainer(dense, **field)
+
+
 def test_checkpointing_changes_no_gradient(make_trainer, polyv):
     gate = polyv.model.language_model.layers[7].mlp.gate
     gradients = []
