@@ -134,7 +134,7 @@ def read_video(
         width=frames[0].shape[1],
         frames_indices=indices.tolist(),
     )
-    return np.stack(frames), metadata
+    return frames, metadata
 
 
 def _frame_times(container: Any, stream: Any, name: str) -> tuple[np.ndarray, float]:
@@ -179,16 +179,20 @@ def _declared_length(container: Any, stream: Any, start: float) -> float:
     return 0.0
 
 
-def _decode(container: Any, stream: Any, indices: np.ndarray) -> list[np.ndarray]:
-    """The frames at `indices` (rising, may repeat) of the decoded sequence; fewer where it ends early."""
+def _decode(container: Any, stream: Any, indices: np.ndarray) -> np.ndarray:
+    """The frames at `indices` (rising, may repeat) of the decoded sequence, [T, H, W, 3]; fewer where it ends early."""
     container.seek(0)
     stream.thread_type = "AUTO"
     wanted: list[int] = indices.tolist()
-    frames: list[np.ndarray] = []
+    frames, done = np.empty((0, 0, 0, 3), np.uint8), 0
     for position, frame in enumerate(container.decode(stream)):
-        if position == wanted[len(frames)]:
+        if position == wanted[done]:
             picture = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-            frames.extend([picture] * wanted.count(position))
-        if len(frames) == len(wanted):
+            if not done:  # at once in their place: a list, stacked in the end, would hold a long video twice
+                frames = np.empty((len(wanted), *picture.shape), np.uint8)
+            count = wanted.count(position)
+            frames[done : done + count] = picture
+            done += count
+        if done == len(wanted):
             break
-    return frames
+    return frames[:done]
