@@ -184,6 +184,7 @@ def run(
     check_sources(data.dataset)
     set_seed(training.seed)
     print(f"seed {training.seed}")
+    rows = read_mixture(data.dataset, data.dataset_weights, training.seed)  # before weights: 7B take minutes
     targets = synergy.load() if synergy else {}
     model = load_model(arguments, training, targets)
     training.model_init_kwargs = None  # used; SFTTrainer would warn that it cannot use it
@@ -195,7 +196,6 @@ def run(
     saved = reader if is_polyv else AutoProcessor.from_pretrained(start)
     for processor in (reader, saved):
         data.bound(processor)
-    rows = read_mixture(data.dataset, data.dataset_weights, training.seed)
     accepts = inspect.signature(model.forward).parameters
     common: dict[str, Any] = dict(
         train_dataset=keep(rows) if keep else rows,
