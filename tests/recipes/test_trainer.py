@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from polyv import PolyVForConditionalGeneration
+from polyv.recipes.data import COLUMNS
 from polyv.recipes.trainer import PolyVTrainer
 
 
@@ -106,7 +107,7 @@ def test_every_column_reaches_the_collator(make_trainer, dense):
     collate = trainer.data_collator
     trainer.data_collator = lambda rows: (seen.extend(rows), collate(rows))[1]
     trainer.train()
-    assert {tuple(sorted(row)) for row in seen} == {("id", "messages", "source", "teacher")}
+    assert {tuple(row) for row in seen} == {(*COLUMNS, "teacher")}
 
 
 def test_saves_a_router_setting_that_nobody_asked_for_nowhere(make_trainer, polyv, tmp_path):
