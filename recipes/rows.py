@@ -48,7 +48,10 @@ def check_row(row: Any, folder: Path | None, counts: Mapping[str, int] | None = 
     messages: list[dict[str, Any]] = []
     if not is_silent(row):
         media = {kind: [] if counts is not None else _paths(row, kind, folder) for kind in MEDIA}
-        messages = check_messages(_told(row), folder)
+        told = _told(row)
+        if isinstance(told, str) and folder is None:  # a dataset made of `read_rows`
+            told = json.loads(told)
+        messages = check_messages(told, folder)
         messages = _place(messages, counts or {kind: len(found) for kind, found in media.items()})
         if counts is None:
             messages = _fill(messages, media)

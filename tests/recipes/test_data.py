@@ -235,6 +235,13 @@ def test_datasets_of_contents_alone(tmp_path):
         read_messages(row)
 
 
+def test_rows_that_were_read_may_be_saved_and_read_again(data, tmp_path):
+    rows = read_rows(data / "rows.jsonl")
+    rows.save_to_disk(str(tmp_path / "mine"))
+    again = read_source(str(tmp_path / "mine"))
+    assert again["messages"] == rows["messages"] and again["source"][0] == f"{tmp_path / 'mine'}, row 1"
+
+
 def test_files_may_have_their_media_in_a_list(data, tmp_path):
     file = tmp_path / "rows.jsonl"
     (tmp_path / "a.png").write_bytes((data / "a.png").read_bytes())
