@@ -24,7 +24,7 @@ from datasets import (
 from datasets.config import HF_DATASETS_CACHE
 from datasets.exceptions import DatasetNotFoundError
 
-from polyv.recipes.rows import MEDIA, TEXTS, RowError, check_row
+from polyv.recipes.rows import MEDIA, TEXTS, TURNS, RowError, check_row
 
 
 COLUMNS = Features({key: Value("string") for key in (*TEXTS, "source")} | {"prompts": List(Value("string"))})
@@ -32,30 +32,47 @@ COLUMNS = Features({key: Value("string") for key in (*TEXTS, "source")} | {"prom
 
 
 def iter_rows(file: str | Path) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
-    """Each row of a JSONL file with its number, from 1: as `read_rows` has it, or what is wrong with it, not raised."""
+    """Each row of a JSONL file, or of a JSON file that is one list, with its number, from 1: as `read_rows` has it, or
+    what is wrong with it, not raised."""
     file = Path(file)
+    for number, read in _parse(file):
+        try:
+            if isinstance(read, ValueError):
+                raise read
+            row = check_row(read, file.parent)
+            json.dumps(row, ensure_ascii=False).encode()  # a lone surrogate is JSON, and no text
+        except UnicodeEncodeError as error:
+            yield number, ValueError(f"it holds half a character: {error.reason}")
+        except ValueError as error:
+            yield number, error
+        else:
+            yield number, {**row, "source": f"{file}, row {number}"}
+
+
+def _parse(file: Path) -> Iterator[tuple[int, Any]]:
+    """The JSON of each row, or what is wrong with its line, and where."""
     with file.open("rb") as lines:
+        if file.suffix == ".json" and lines.read(64).lstrip().startswith(b"["):  # as LLaVA has them
+            lines.seek(0)
+            try:
+                yield from enumerate(json.load(lines), start=1)
+            except ValueError as error:
+                raise RowError(f"{file}: it is not JSON: {error}.") from error
+            return
+        lines.seek(0)
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                row = check_row(_parse(line), file.parent)
-                json.dumps(row, ensure_ascii=False).encode()  # a lone surrogate is JSON, and no text
-            except UnicodeEncodeError as error:
-                yield number, ValueError(f"it holds half a character: {error.reason}")
+                yield number, json.loads(line.rstrip())
+            except json.JSONDecodeError as error:
+                hint = "" if line.lstrip()[:1] == b"{" else "; expected one object a line"
+                yield (
+                    number,
+                    ValueError(f"it is not JSON: {error.msg}, at character {error.pos + 1} of the line{hint}"),
+                )
             except ValueError as error:
                 yield number, error
-            else:
-                yield number, {**row, "source": f"{file}, row {number}"}
-
-
-def _parse(line: bytes) -> Any:
-    """JSON of a line; ValueError: what is wrong with it, and where in the line."""
-    try:
-        return json.loads(line.rstrip())
-    except json.JSONDecodeError as error:
-        hint = "" if line.lstrip()[:1] == b"{" else "; expected one object a line"
-        raise ValueError(f"it is not JSON: {error.msg}, at character {error.pos + 1} of the line{hint}") from error
 
 
 def read_rows(file: str | Path) -> Dataset:
@@ -101,7 +118,7 @@ def read_dataset(source: str) -> tuple[Dataset, dict[int, ValueError]]:
         RowError: there is no such dataset, or it has neither messages nor contents.
     """
     rows = _load(source)
-    if not {"messages", "content"} & set(rows.column_names):
+    if not {"messages", "conversations", "content"} & set(rows.column_names):
         raise RowError(f"dataset={source}: it has {rows.column_names}, expected a column 'messages'.")
     columns = [name for kind in MEDIA for name in (f"{kind}s", kind) if name in rows.column_names]
     for name in columns:  # by us, not with torchcodec
@@ -111,7 +128,7 @@ def read_dataset(source: str) -> tuple[Dataset, dict[int, ValueError]]:
         elif isinstance(feature, List) and isinstance(feature.feature, Video):
             rows = rows.cast_column(name, List(Video(decode=False)))
     counts = {kind: _count(rows, kind) for kind in MEDIA}
-    read = rows.select_columns([name for name in ("prompts", *TEXTS) if name in rows.column_names])
+    read = rows.select_columns([name for name in rows.column_names if name in ("prompts", *TEXTS, *TURNS)])
     checked, unfit = [], {}
     for index, row in enumerate(read):
         try:

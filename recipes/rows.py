@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from polyv.csqa.media import decode_scene
+from polyv.processing.given_media import is_video
 from polyv.processing.still_images import is_address
 
 
@@ -16,7 +17,11 @@ MEDIA = ("image", "video", "scene")
 TEXTS = ("id", "messages", "content", "teachers")
 """The keys of a row that training holds as text; beside them "prompts", and "source", where it came from."""
 
+TURNS = ("messages", "conversations", "system")
+"""Where a row may hold its conversation: as chat templates take it, or as LLaVA, ShareGPT and LLaMA-Factory write it."""
+
 _ROLES = ("system", "user", "assistant")
+_SPEAKERS = {"human": "user", "gpt": "assistant"}
 _SETTINGS = {"image": set(), "video": {"fps"}, "scene": set()}
 _CONTROL = re.compile(r"<\|(?:im_start|im_end|endoftext|vision_start|vision_end|image_pad|video_pad)\|>|<synergy>")
 
@@ -29,7 +34,8 @@ def check_row(row: Any, folder: Path | None, counts: Mapping[str, int] | None = 
     """What training takes of a row, as texts (JSON, for "messages", "content" and "teachers"), and "prompts".
 
     Args:
-        row: {"messages": [{"role", "content"}, …]}, with "content" (see `check_content`) beside it or in its place.
+        row: {"messages": [{"role", "content"}, …]}, or {"conversations": [{"from", "value"}, …], "system"}, with
+            "content" (see `check_content`) beside it or in its place.
         folder: where relative paths begin; files are looked up. None: of a dataset, whose paths are taken as they are.
         counts: how many media of each kind the columns of a dataset hold; None: of a file, whose keys "images" and the
             like are paths, and become part of the messages.
@@ -46,9 +52,9 @@ def check_row(row: Any, folder: Path | None, counts: Mapping[str, int] | None = 
             checked[key] = json.dumps(check_content(checked[key], folder), ensure_ascii=False)
     checked["prompts"] = _check_prompts(row.get("prompts"))
     messages: list[dict[str, Any]] = []
-    if not is_silent(row):
+    told = _told(row)
+    if not is_silent({**row, "messages": told}):
         media = {kind: [] if counts is not None else _paths(row, kind, folder) for kind in MEDIA}
-        told = _told(row)
         if isinstance(told, str) and folder is None:  # a dataset made of `read_rows`
             told = json.loads(told)
         messages = check_messages(told, folder)
@@ -60,9 +66,20 @@ def check_row(row: Any, folder: Path | None, counts: Mapping[str, int] | None = 
 
 
 def _told(row: dict[str, Any]) -> Any:
-    if "messages" not in row:
+    """The turns of a row, as chat templates name them."""
+    told = row.get("conversations") if row.get("messages") is None else row["messages"]
+    if told is None and "messages" not in row and row.get("content") is None:
         raise ValueError(f"it has {', '.join(map(repr, row)) or 'no key'}, expected 'messages'")
-    return row["messages"]
+    if isinstance(told, list):
+        told = [
+            {"role": _SPEAKERS.get(turn["from"], turn["from"]), "content": turn["value"]}
+            if isinstance(turn, dict) and {"from", "value"} <= turn.keys()
+            else turn
+            for turn in told
+        ]
+        if row.get("system"):
+            told = [{"role": "system", "content": row["system"]}, *told]
+    return told
 
 
 def _check_prompts(prompts: Any) -> list[str] | None:
@@ -121,7 +138,20 @@ def _check_entry(entry: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     medium = entry.get(kind, entry.get("path", entry.get("url")))
     if medium is None:  # of a column
         return {"type": kind, **({"index": entry["index"]} if "index" in entry else {}), **settings}
+    if kind == "video" and isinstance(medium, list):
+        return {"type": kind, kind: _check_frames(medium, folder, settings), **settings}
     return {"type": kind, kind: _check_path(kind, medium, folder), **settings}
+
+
+def _check_frames(frames: list[Any], folder: Path | None, settings: Mapping[str, Any]) -> list[str]:
+    """A video given as its pictures."""
+    if not is_video(frames):
+        raise ValueError(f"video {frames!r:.80}: expected a path, or those of at least two pictures")
+    if "fps" not in settings:
+        raise ValueError(
+            f"video of {len(frames)} pictures: expected their rate beside it, {{'fps': pictures a second}}"
+        )
+    return [_check_path("image", frame, folder) for frame in frames]
 
 
 def _check_path(kind: str, medium: Any, folder: Path | None) -> str:
@@ -281,7 +311,7 @@ def read_content(row: Mapping[str, Any], whose: Literal["content", "teachers"] =
     shown: dict[str, list[Any]] = {"video": [], "scene": []}
     for message in read_messages(row):
         for entry in message["content"]:
-            if entry["type"] in shown:
+            if entry["type"] in shown and not isinstance(entry[entry["type"]], list):  # teachers take no loose frames
                 shown[entry["type"]].append(entry[entry["type"]])
     return {kind: media[0] for kind, media in shown.items() if len(media) == 1}
 

@@ -38,6 +38,12 @@ def test_reads_rows_with_absolute_paths(data):
         ("[1]", "expected an object, got [1]"),
         (b"\xff", "can't decode"),
         ({"mesages": []}, "it has 'mesages', expected 'messages'"),
+        ({"conversations": [{"from": "alien", "value": "?"}]}, "'alien'"),
+        (
+            {"messages": [turn("user", "?", video=["a.png", "a.png"]), turn("assistant", "2")]},
+            "2 pictures: expected their rate",
+        ),
+        ({"messages": [turn("user", "?", video=["a.png"]), turn("assistant", "2")]}, "at least two pictures"),
         ({"messages": None}, "'messages' is None"),
         ("[", "at character 2 of the line; expected one object a line"),
         ('{"messages": "\\ud800"}', "'messages' is"),
@@ -77,6 +83,45 @@ def test_names_a_wrong_row_and_its_cause(tmp_path, data, row, cause):
         read_rows(file)
     assert f"{file}, row 3: " in str(error.value)
     assert cause in str(error.value)
+
+
+def test_reads_conversations_as_llava_has_them(data, tmp_path):
+    """The file's own format (a list), as fine-tuning scripts of Qwen2.5-VL take it; and the same as a dataset."""
+    told = {
+        "id": "7",
+        "image": str(data / "a.png"),
+        "system": "Be brief.",
+        "conversations": [{"from": "human", "value": "<image>\nHow many?"}, {"from": "gpt", "value": "two"}],
+    }
+    (tmp_path / "rows.json").write_text(json.dumps([told, {**told, "id": "8"}], indent=1))
+    Dataset.from_list([told]).save_to_disk(tmp_path / "saved")
+    for rows in (read_rows(tmp_path / "rows.json"), read_mixture([str(tmp_path / "saved")], None, 0)):
+        system, question, answer = read_messages(rows[0])
+        assert system == {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
+        assert question["role"] == "user" and answer["content"] == [{"type": "text", "text": "two"}]
+        assert question["content"] == [
+            {"type": "image", "image": str(data / "a.png")},
+            {"type": "text", "text": "\nHow many?"},
+        ]
+    (tmp_path / "rows.json").write_text('[{"id": 7}')
+    with pytest.raises(RowError, match=r"rows\.json: it is not JSON: Expecting"):
+        read_rows(tmp_path / "rows.json")
+
+
+def test_names_a_wrong_row_of_a_list(tmp_path):
+    (tmp_path / "rows.json").write_text(json.dumps([GOOD, {"messages": []}]))
+    with pytest.raises(RowError, match=r"rows\.json, row 2: 'messages' is \[\]"):
+        read_rows(tmp_path / "rows.json")
+
+
+def test_a_video_may_be_its_pictures(data, tmp_path):
+    frames = [str(data / "a.png"), str(data / "b.png")]
+    clip = {"type": "video", "video": frames, "fps": 2}
+    row = {"messages": [{"role": "user", "content": [clip]}, turn("assistant", "two")]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    read = read_rows(tmp_path / "rows.jsonl")[0]
+    assert read_messages(read)[0]["content"] == [clip]
+    assert read_content(read) == {}
 
 
 def test_addresses_are_left_as_they_are(tmp_path):
