@@ -103,6 +103,8 @@ def _upcycle(args: argparse.Namespace, rest: list[str]) -> None:
     options = {
         "num_experts": args.experts,
         "num_experts_per_tok": args.top_k,
+        "synergy_layer": args.synergy_layer,
+        "num_synergy_tokens": args.synergy_tokens,
         **placement(args.placement, args.source),
     }
     options |= {"decoder_sparse_step": args.every} if args.every is not None else {}
@@ -349,6 +351,9 @@ same in memory.""",
     where.add_argument("--every", metavar="K", type=int, help="every K-th layer holds experts (default: 4)")
     text = "which layers hold experts: every one, or every one of the first half"
     where.add_argument("--placement", choices=("every-layer", "front-half"), help=text)
+    text = "after which layer the synergy heads read <synergy>: 1 to the number of layers (default: the last)"
+    parser.add_argument("--synergy-layer", metavar="N", type=int, help=text)
+    parser.add_argument("--synergy-tokens", metavar="N", type=int, help="<synergy> that open a turn (default: 1)")
     text = "a checkpoint whose FFNs become an expert; MODALITY is image, scene or video; may be given several times"
     parser.add_argument("--from", metavar="MODALITY=CHECKPOINT", dest="merge", action="append", default=[], help=text)
     parser.add_argument("--seed", type=int, default=0, help="seed of routers and synergy heads (default: %(default)s)")

@@ -358,14 +358,19 @@ def test_the_command(source, tmp_path, capsys):
     processor.save_pretrained(source)  # 264 tokens: `<synergy>` takes row 264 of 320
     out = str(tmp_path / "out")
     arguments = ["--experts", "2", "--top-k", "1", "--placement", "front-half", "--from", f"video={source}"]
+    arguments += ["--synergy-layer", "4", "--synergy-tokens", "3"]
     assert cli.main(["upcycle", str(source), out, *arguments]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == out
-    text = PolyVForConditionalGeneration.from_pretrained(out).config.text_config
+    config = PolyVForConditionalGeneration.from_pretrained(out).config
+    text = config.text_config
     assert (text.num_experts, text.num_experts_per_tok, text.moe_layers) == (2, 1, [0, 1, 2, 3])
+    assert (config.synergy_layer, config.num_synergy_tokens) == (4, 3)
     assert AutoProcessor.from_pretrained(out).synergy_token_id == 264
     for wrong in ("video", "video=", f"video={source} --from video={source}"):
         assert cli.main(["upcycle", str(source), f"{out}2", "--from", *wrong.split()]) == 2
         assert "expected MODALITY=CHECKPOINT, each modality once" in capsys.readouterr().err
+    assert cli.main(["upcycle", str(source), f"{out}2", "--synergy-layer", "99"]) == 2
+    assert "`synergy_layer` is 99" in capsys.readouterr().err
     assert cli.main(["upcycle", str(source), out]) == 2
     assert "it exists already" in capsys.readouterr().err
 
