@@ -264,8 +264,9 @@ class Targets:
         """
         found = self._where.get(content_hash(medium))
         if found is None:
+            named = f"of {len(medium):,} bytes" if isinstance(medium, bytes) else f"{medium!s:.200}"
             raise ValueError(
-                f"{self.modality} {medium!s:.200}: the cache {self.folder} holds no features of it. Run `polyv teachers "
+                f"{self.modality} {named}: the cache {self.folder} holds no features of it. Run `polyv teachers "
                 "cache` on this dataset, with the same --out; it computes only what is missing."
             )
         file, row = found

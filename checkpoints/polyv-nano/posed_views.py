@@ -79,6 +79,9 @@ class PosedViews:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        return f"PosedViews(images={self.images.shape}, depths={self.depths.shape})"
+
     @classmethod
     def from_arrays(cls, images, depths, intrinsics, poses, image_intrinsics=None) -> "PosedViews":
         """Build from arrays or sequences of arrays (NumPy, torch on CPU, PIL pictures).
@@ -105,9 +108,7 @@ class PosedViews:
         if images.dtype != np.uint8:
             raise TypeError(f"images: got {images.dtype}, expected uint8 RGB in 0..255.")
         if not np.issubdtype(depths.dtype, np.floating):
-            raise TypeError(
-                f"depths: got {depths.dtype}, expected metres in floating point. Divide millimetres by 1000."
-            )
+            raise TypeError(f"depths: got {depths.dtype}, expected metres as floats. Divide millimetres by 1000.")
         depths = depths.astype(np.float32)
         with np.errstate(invalid="ignore"):
             depths = np.where(np.isfinite(depths) & (depths > 0), depths, np.float32(np.nan))

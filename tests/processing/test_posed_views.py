@@ -163,6 +163,10 @@ def test_token_coordinates_follow_the_colour_camera_where_it_differs():
     np.testing.assert_allclose(x, half * np.array([-0.75, -0.25, 0.25, 0.75]), atol=1e-5)
 
 
+def test_its_pixels_are_not_printed(floor):
+    assert repr(floor) == f"PosedViews(images={floor.images.shape}, depths={floor.depths.shape})"
+
+
 def test_saved_and_loaded_it_is_the_same(floor, tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, floor.images.shape, dtype=np.uint8)

@@ -94,6 +94,8 @@ def test_what_is_there_is_not_computed_again(media, tmp_path):
     media[0].write_bytes(b"99")
     with pytest.raises(ValueError, match=r"0\.mp4: the cache .* holds no features of it. Run `polyv teachers cache`"):
         Targets(tmp_path / "cache")(media[0])
+    with pytest.raises(ValueError, match="video of 3 bytes: the cache"):  # held by a dataset
+        Targets(tmp_path / "cache")(b"new")
 
 
 def test_an_interrupted_run_goes_on_and_ends_like_one_that_was_not(media, tmp_path, monkeypatch):
