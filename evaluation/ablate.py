@@ -23,7 +23,7 @@ from tqdm import tqdm
 from polyv.ask import answer, load
 from polyv.evaluation.evaluate import ask_all, asked, make_request, score, write_answers, write_whole
 from polyv.evaluation.evaluate import run as evaluate
-from polyv.evaluation.measurements import is_as_the_study_says, is_measured, note_commit, read_kept
+from polyv.evaluation.measurements import check_report, is_as_the_study_says, is_measured, note_commit, read_kept
 from polyv.evaluation.results import write_results
 from polyv.evaluation.study import STAGES, Run, Study
 from polyv.evaluation.study_check import check
@@ -139,7 +139,9 @@ def _start(job: Run, config: str) -> subprocess.Popen:
 def work_on(study: Study, name: str) -> None:
     """One run in this process: train, unless that is done; measure, where it is an arm. Where another process still works
     on it, as one that outlived its killed parent, this one waits."""
-    job = next(run for run in study.runs() if run.name == name)
+    job = next((run for run in study.runs() if run.name == name), None)
+    if job is None:
+        raise ValueError(f"{name}: the study's file has no such run any more.")
     with job.beside("lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _work_on(study, job)
@@ -157,6 +159,7 @@ def _work_on(study: Study, job: Run) -> None:
             _note_seconds(job, time.monotonic() - started)
     for test in job.tests():
         if test.report.is_file():
+            check_report(job, test)
             continue
         if test.questions is None:
             world = Path(study.test["world"])

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from polyv.evaluation.measurements import KINDS
 from polyv.evaluation.study import Run, Test
 
 
@@ -20,7 +21,10 @@ _DRAWS = 4000
 
 
 def compare(
-    ours: Mapping[int, str], theirs: Mapping[int, str], there: Mapping[int, str] | None = None
+    ours: Mapping[int, str],
+    theirs: Mapping[int, str],
+    there: Mapping[int, str] | None = None,
+    kinds: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One arm against another, over the seeds that both have.
 
@@ -28,11 +32,13 @@ def compare(
         ours, theirs: by seed, the measurements' "right" (`polyv.evaluation.measurements`) on the same questions.
         there: those of an arm that marks the upper end; with it, the share of the gap from `theirs` to it that `ours`
             closes, over the seeds that all three have.
+        kinds: of each question, its kind.
 
     Returns:
         "seeds" (how many), "n" (questions), "difference" in accuracy with "interval" (95 %) and "spread" (the standard
         deviation over seeds; None of one), "wins" and "losses" (questions that one had right and the other not, over all
-        seeds); with a seed of `there` in common, "gap", "gap_seeds" (how many) and "closed" with "closed_interval".
+        seeds); with a seed of `there` in common, "gap", "gap_seeds" (how many) and "closed" with "closed_interval"; with
+        `kinds` also "kinds": of each its "n", "difference" and "interval", and those of all others: "rest", "rest_interval".
 
     Raises:
         ValueError: there is no seed in common, or not the same questions were asked.
@@ -64,6 +70,24 @@ def compare(
         "wins": int(sum((difference > 0).sum() for difference in differences)),
         "losses": int(sum((difference < 0).sum() for difference in differences)),
     }
+    if len(kinds):
+
+        def told(chosen: np.ndarray) -> tuple[float, list[float]]:
+            # A draw of scenes may hold none of a rare kind.
+            asked = draws @ np.bincount(scenes, chosen)
+            drawn = np.divide(
+                draws @ np.bincount(scenes, per_question * chosen), asked, where=asked > 0, out=np.full(_DRAWS, np.nan)
+            )
+            return float(per_question[chosen].mean()), np.nanquantile(drawn, [0.025, 0.975]).tolist()
+
+        result["kinds"] = {}
+        for kind in dict.fromkeys(kinds):
+            chosen = np.array([each == kind for each in kinds])
+            difference, interval = told(chosen)
+            row = {"n": int(chosen.sum()), "difference": difference, "interval": interval}
+            if not chosen.all():
+                row["rest"], row["rest_interval"] = told(~chosen)
+            result["kinds"][kind] = row
     if ends:
         # Of the same seeds: theirs differ by as much as the gap is wide.
         gap = np.mean([_bits(there[seed]) - _bits(theirs[seed]) for seed in ends], axis=0)
@@ -98,16 +122,16 @@ def compare_all(found: Sequence[tuple[Run, Test, dict[str, Any]]], bases: Sequen
     Args:
         found: what `polyv.evaluation.measurements.gather` gives.
         bases: names of arms.
+
+    Returns:
+        What `compare` gives of each two, with the fields of the case and of the test, "arm" and "base". The kinds are
+        suites, or templates where there is one suite.
     """
     rights: dict[tuple, dict[str, dict[int, str]]] = {}
-    questions: dict[tuple, str] = {}
+    kinds: dict[tuple, list[str]] = {}
     for run, test, measured in found:
         fields = tuple({**run.case, **test.fields}.items())
-        if questions.setdefault(fields, measured["questions"]) != measured["questions"]:
-            raise ValueError(
-                f"{run.name}: it was asked other questions than the arms before it. Make the test data alike, or delete "
-                "the lines of one of them from the study's `.runs.jsonl`."
-            )
+        kinds[fields] = _kinds(measured)
         rights.setdefault(fields, {}).setdefault(run.step["name"], {})[run.seed] = measured["right"]
     rows = []
     for fields, arms in rights.items():
@@ -122,8 +146,17 @@ def compare_all(found: Sequence[tuple[Run, Test, dict[str, Any]]], bases: Sequen
             }
             for arm in arms:
                 if arm not in bases[: bases.index(base) + 1] and set(arms[arm]) & set(arms[base]):
-                    rows.append({**named, "arm": arm, "base": base, **compare(arms[arm], arms[base], there)})
+                    compared = compare(arms[arm], arms[base], there, kinds[fields])
+                    rows.append({**named, "arm": arm, "base": base, **compared})
     return rows
+
+
+def _kinds(measured: Mapping[str, Any]) -> list[str]:
+    """Each question's suite; or, where all are of one, its template."""
+    names = dict(zip(KINDS, sorted(measured["templates"]), strict=False))
+    whole = [names[letter].partition("/") for letter in measured["kinds"].replace(" ", "")]
+    several = len({suite for suite, _, _ in whole}) > 1
+    return [suite if several else template for suite, _, template in whole]
 
 
 __all__ = ["compare", "compare_all"]

@@ -6,7 +6,7 @@
 writes `FILE`, from the answers of one seed that lie under the study's `out`:
 
     {"study": …, "arms": ["dense", "full"], "seed": 0, "commits": ["1a2b3c4", "1a2b3c4"],
-     "world": {"split": "test", "seed": 1, "size": 112},
+     "version": …, "world": {"split": "test", "seed": 1, "size": 112},
      "counts": {"both": …, "dense": …, "full": …, "neither": …},   # of all questions: who was right
      "questions": [{"suite": …, "question": …, "answer": …, "given": [of dense, of full],
                     "media": [{"type": "video", "video": "scenes/000002/video.mp4"}]}]}
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from polyv.evaluation.evaluate import write_whole
+from polyv.evaluation.measurements import check_report, is_as_the_study_says
 from polyv.evaluation.metrics import normalise
 from polyv.evaluation.study import Run, Study
 
@@ -60,7 +61,8 @@ def find_disagreements(study: Study, arms: list[str], seed: int) -> dict[str, An
     return {
         "arms": arms,
         "seed": seed,
-        "commits": [_run(study, name, seed).beside("commit").read_text().strip() for name in arms],
+        "commits": [_commit(_run(study, name, seed)) for name in arms],
+        "version": manifest["version"],
         "world": {name: manifest[name] for name in ("split", "seed", "size")},
         "counts": right,
         "questions": differ,
@@ -74,10 +76,18 @@ def _run(study: Study, name: str, seed: int) -> Run:
     return found[0]
 
 
+def _commit(run: Run) -> str | None:
+    noted = run.beside("commit")
+    return noted.read_text().strip() if noted.is_file() else None  # untuned has none
+
+
 def _answers(study: Study, name: str, seed: int) -> list[dict[str, Any]]:
-    file = _run(study, name, seed).tests()[0].answers
-    if not file.is_file():
+    run = _run(study, name, seed)
+    (test,) = run.tests()
+    file = test.answers
+    if not file.is_file() or not is_as_the_study_says(run):
         raise ValueError(f"arms: {name} of seed {seed} was not measured here; {file} is missing. Run `polyv ablate`.")
+    check_report(run, test)
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 

@@ -53,7 +53,7 @@ def run(
 
     Returns:
         What `out` holds: `{"suites": {name: {"accuracy", "n", "interval", "prior"}}, "templates": (the same for
-        each "suite/template"), "mean_accuracy", "mean_prior", "model", "seed"}`. `prior` is the accuracy, on the same
+        each "suite/template"), "mean_accuracy", "mean_prior", "model", "seed", "world", "n"}`. `prior` is the accuracy, on the same
         questions, of the best answer that the question's words alone suggest, as fitted on training seeds.
 
     Raises:
@@ -82,6 +82,7 @@ def run(
     partial = out.with_name(out.name + ".partial.jsonl")
     given = ask_all(questions, batch_size, request, partial, ask)
     report = score(questions, [given[row["id"]] for row in questions]) | {"model": model, "seed": seed}
+    report |= {"world": str(folder), "n": n}
     if answers is not None:
         write_answers(answers, questions, given)
     write_whole(out, json.dumps(report, indent=2) + "\n")

@@ -6,16 +6,19 @@ drawn, its arms are compared, and the study goes on where its runs are not at ha
 
     {"run": "temporal-video-image/seed-0/full", "tested": "image",
      "recipe": "9c1f…",            # `Run.recipe`, by which the study knows whether it still says so
+     "test": {"questions": "data/…"},  # what it was asked, by the study's file
      "questions": "77ab…",         # tells whether another arm was asked the same
      "seconds": 913.2,             # of training
      "flops": 3.1e6,               # of the decoder, for each token of a prompt of TOKENS
      "commit": "1a2b3c4",          # of the code when its training began or went on, with "+" where it differed
      "suites": {…}, "templates": {…},                # as in the report of `polyv evaluate`
-     "right": "110 01 1…"}         # 1 a right answer; scenes are apart, in order of their names, and of their questions
+     "right": "110 01 1…",         # 1 a right answer; scenes are apart, in order of their names, and of their questions
+     "kinds": "aab ab c…"}         # which of the sorted "templates" each question is of: a the first, b the second, …
 """
 
 import hashlib
 import json
+import string
 import subprocess
 from itertools import groupby
 from pathlib import Path
@@ -32,6 +35,9 @@ from polyv.evaluation.study import Run, Study, Test
 TOKENS = 256
 """Length of the prompt for whose tokens operations are counted: a clip of four pairs of frames at nano size, and a question."""
 
+KINDS = string.ascii_letters + string.digits
+"""Letters of "kinds"."""
+
 
 def kept_file(study: Study) -> Path:
     """Where a study's measurements are kept."""
@@ -39,8 +45,28 @@ def kept_file(study: Study) -> Path:
 
 
 def is_measured(run: Run, test: Test, kept: dict[tuple, dict[str, Any]]) -> bool:
-    """Whether what `test` gave is known: its report is there, or it is among `read_kept`."""
-    return _key(run, test) in kept or (test.report.is_file() and is_as_the_study_says(run))
+    """Whether what `test` gave is known: its report is there, or it is among `read_kept`.
+
+    Raises:
+        ValueError: the report is of a run made otherwise, or of another test.
+    """
+    if _key(run, test) in kept:
+        return True
+    if not (test.report.is_file() and is_as_the_study_says(run)):
+        return False
+    check_report(run, test)
+    return True
+
+
+def check_report(run: Run, test: Test) -> None:
+    """Raise ValueError where a report is of another test than the study's file describes now."""
+    report = json.loads(test.report.read_text(encoding="utf-8"))
+    other = {name: report[name] for name in test.settings if report.get(name) not in (None, test.settings[name])}
+    if other:
+        raise ValueError(
+            f"{run.name}: it was measured with test: {other}, and the study's file has {test.settings} now. Restore it, or "
+            f"delete what was measured: rm {test.report} {test.answers}"
+        )
 
 
 def is_as_the_study_says(run: Run) -> bool:
@@ -83,11 +109,13 @@ def _read_lines(study: Study) -> tuple[dict[tuple, dict[str, Any]], list[dict[st
         return {}, []
     found, others = {}, []
     runs = {run.name: run for run in study.runs()}
+    tests = {_key(run, test): test for run in runs.values() for test in run.tests()}
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
-            if row["run"] in runs and runs[row["run"]].recipe() == row["recipe"]:
-                found[row["run"], row.get("tested")] = row
+            key = row["run"], row.get("tested")
+            if key in tests and tests[key].settings == row["test"] and runs[row["run"]].recipe() == row["recipe"]:
+                found[key] = row
             else:
                 others.append(row)
         except (ValueError, TypeError, KeyError) as error:
@@ -97,15 +125,27 @@ def _read_lines(study: Study) -> tuple[dict[tuple, dict[str, Any]], list[dict[st
 
 def gather(study: Study) -> list[tuple[Run, Test, dict[str, Any]]]:
     """All measurements, in the study's order: those that are kept, and those whose reports are there, which are kept now.
-    Lines of other recipes, or of runs that the study does not name, stay where they are."""
+    Lines of other recipes or tests, or of runs that the study does not name, stay where they are.
+
+    Raises:
+        ValueError: arms of one test were asked other questions.
+    """
     kept, others = _read_lines(study)
-    found = []
+    found: list[tuple[Run, Test, dict[str, Any]]] = []
     for run in study.runs():
         for test in run.tests():
             if _key(run, test) in kept:
                 found.append((run, test, kept[_key(run, test)]))
             elif is_measured(run, test, kept):
                 found.append((run, test, _read(run, test)))
+    asked: dict[str, dict[str, Any]] = {}
+    for _, test, row in found:
+        first = asked.setdefault(json.dumps(test.settings), row)
+        if row["questions"] != first["questions"]:
+            raise ValueError(
+                f"{row['run']}: it was asked other questions than {first['run']}. Make the test data alike, or delete the "
+                f"lines of one of them from {kept_file(study)}."
+            )
     rows = [*(row for _, _, row in found), *others]
     write_whole(kept_file(study), "".join(json.dumps(row) + "\n" for row in rows))
     return found
@@ -120,21 +160,23 @@ def _read(run: Run, test: Test) -> dict[str, Any]:
     answers = [json.loads(line) for line in test.answers.read_text(encoding="utf-8").splitlines()]
     answers.sort(key=lambda row: (_scene(row), row["id"]))
     asked = json.dumps([[_scene(row), row["id"], row["question"], row["answer"]] for row in answers])
-    scenes = groupby(answers, _scene)
-    right = " ".join(
-        "".join("01"[normalise(row["given"]) == normalise(row["answer"])] for row in rows) for _, rows in scenes
-    )
+    scenes = [list(rows) for _, rows in groupby(answers, _scene)]
+    right = ["".join("01"[normalise(row["given"]) == normalise(row["answer"])] for row in rows) for rows in scenes]
+    letters = dict(zip(sorted(report["templates"]), KINDS, strict=False))
+    kinds = ["".join(letters[f"{row['suite']}/{row['template']}"] for row in rows) for rows in scenes]
     return {
         "run": run.name,
         **test.fields,
         "recipe": run.recipe(),
+        "test": test.settings,
         "questions": hashlib.sha256(asked.encode()).hexdigest()[:16],
         "seconds": _seconds(run),
         "flops": _flops(run.folder),
         "commit": noted.read_text().strip() if (noted := run.beside("commit")).is_file() else None,
         "suites": report["suites"],
         "templates": report["templates"],
-        "right": right,
+        "right": " ".join(right),
+        "kinds": " ".join(kinds),
     }
 
 
@@ -180,4 +222,13 @@ def note_commit(run: Run) -> None:
         write_whole(run.beside("commit"), f"{commit}{'+' if differs else ''}\n")
 
 
-__all__ = ["gather", "is_as_the_study_says", "is_measured", "kept_file", "note_commit", "read_kept"]
+__all__ = [
+    "KINDS",
+    "check_report",
+    "gather",
+    "is_as_the_study_says",
+    "is_measured",
+    "kept_file",
+    "note_commit",
+    "read_kept",
+]

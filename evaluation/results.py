@@ -80,15 +80,20 @@ def above_prior(accuracy: float, prior: float) -> float:
 
 
 def to_markdown(results: dict[str, Any]) -> str:
-    """The table as Markdown; ± is the standard deviation over seeds."""
+    """The table as Markdown; ± is the standard deviation over seeds, of which there are so many in parentheses where
+    other arms have more."""
     lines = _world_lines(results) if "arms" in results else _question_lines(results)
     if results.get("compared"):
-        lines += ["", *_compared_lines(results["compared"])]
+        lines += ["", *_compared_lines(results["compared"]), "", *_kind_lines(results["compared"])]
     return "\n".join([*lines, "", f"`{results['command']}`, commit {results['commit']}", ""])
 
 
-def _spread(values: list[float]) -> str:
-    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+def _spread(values: list[float], most: int | None = None) -> str:
+    """Mean and standard deviation, and how many seeds where others have more."""
+    if not values:
+        return ""
+    few = "" if most in (None, len(values)) else f" ({len(values)})"
+    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "") + few
 
 
 def _world_lines(results: dict[str, Any]) -> list[str]:
@@ -136,18 +141,18 @@ def _question_lines(results: dict[str, Any]) -> list[str]:
             if tuple(row[name] for name in fields) == case:
                 groups[*case, row.get("template", f"all of {row['suite']}")][row["arm"]].append(row)
     head = [*fields, "question", "n", "prior", *arms]
+    most = len({row["seed"] for row in rows})
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for key, by_arm in groups.items():
         one = next(iter(by_arm.values()))[0]
-        cells = [_spread([row["accuracy"] for row in by_arm[arm]]) if by_arm.get(arm) else "" for arm in arms]
+        cells = [_spread([row["accuracy"] for row in by_arm.get(arm, [])], most) for arm in arms]
         cells = [*key, str(one["n"]), f"{one['prior']:.2f}", *cells]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def _compared_lines(rows: list[dict[str, Any]]) -> list[str]:
-    said = ("arm", "base", "seeds", "n", "difference", "interval", "spread", "wins", "losses")
-    fields = [name for name in rows[0] if name not in (*said, "gap", "gap_seeds", "closed", "closed_interval")]
+    fields = _fields(rows)
     gaps = ["gap closed", "95 % over scenes"] if any("gap" in row for row in rows) else []
     head = [*fields, "arm", "against", "seeds", "difference", "95 % over scenes", "over seeds ±", "won", "lost", *gaps]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -162,6 +167,29 @@ def _compared_lines(rows: list[dict[str, Any]]) -> list[str]:
             cells += [_between(row.get("closed_interval"), ".0%")]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
+
+
+def _kind_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The differences by kind of question."""
+    fields = _fields(rows)
+    kinds = list(dict.fromkeys(kind for row in rows for kind in row["kinds"]))
+    lines = [f"| {' | '.join([*fields, 'arm', 'against', *kinds])} |", "|" + "---|" * (len(fields) + 2 + len(kinds))]
+    for row in rows:
+        cells = [*(row[name] for name in fields), row["arm"], row["base"]]
+        for kind in kinds:
+            told = row["kinds"].get(kind)
+            cells.append("" if told is None else f"{told['difference']:+.3f} ({_between(told['interval'], '+.3f')})")
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+_COMPARED = {"arm", "base", "seeds", "n", "difference", "interval", "spread", "wins", "losses", "kinds"}
+_COMPARED |= {"gap", "gap_seeds", "closed", "closed_interval"}
+
+
+def _fields(rows: list[dict[str, Any]]) -> list[str]:
+    """Of what two arms are compared on: the case, and the test."""
+    return [name for name in rows[0] if name not in _COMPARED]
 
 
 def _between(interval: list[float] | None, form: str) -> str:

@@ -19,20 +19,66 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Required,  # pydantic's own, before Python 3.12
+)
 
 import yaml
+from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+from typing_extensions import TypedDict
 
 
 STAGES = ("pretrain", "caption", "instruct", "distill", "align")
 TOOLS = ("merge", "warm", "wide", "control")
+_STRICT = ConfigDict(strict=True, extra="forbid")
 _CHANGE_NOTHING = {"logging_steps", "save_steps", "save_total_limit", "report_to", "resume_from_checkpoint"}
 
 
-@dataclass
+def _unlike(values: list) -> list:
+    """A run done twice would count as two."""
+    if any(value in values[:place] for place, value in enumerate(values)):
+        raise ValueError("it holds one of them twice")
+    return values
+
+
+# A part of folders' names, and what may stand in {braces}.
+_Name = Annotated[str, Field(pattern=r"^[\w-]+$")]
+_Value = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
+_Seeds = Annotated[list[NonNegativeInt], Field(min_length=1), AfterValidator(_unlike)]
+_Step = TypedDict(
+    "_Step",
+    {
+        "name": Required[_Name],
+        "stage": Literal["pretrain", "caption", "instruct", "distill", "align", "merge", "warm", "wide", "control"],
+        "from": str,
+        "config": str,
+        "set": dict[str, Any],
+        "arm": bool,
+        "seeds": _Seeds,
+        "cases": dict[_Name, _Value],
+    },
+    total=False,
+)
+_Step.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
+
+
+class _Asked(TypedDict, total=False):
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    world: str
+    seed: NonNegativeInt
+    n: PositiveInt
+    questions: str
+    tested: Annotated[list[Annotated[str, Field(pattern=r"^(\{[\w-]+\}|[\w-]+)$")]], Field(min_length=1)]
+
+
+@checked_dataclass(config=_STRICT)
 class Study:
     """What a study's YAML file says.
 
@@ -53,35 +99,28 @@ class Study:
     """
 
     out: str
-    steps: list[dict[str, Any]]
-    test: dict[str, Any]
-    results: str
-    seeds: list[int] = field(default_factory=lambda: [0])
-    cases: list[dict[str, str]] = field(default_factory=lambda: [{}])
-    workers: int = 1
-    hours: float = 0.0
+    steps: Annotated[list[_Step], Field(min_length=1)]
+    test: _Asked
+    results: Annotated[str, Field(pattern=r"\.json$")]
+    seeds: _Seeds = field(default_factory=lambda: [0])
+    cases: Annotated[list[dict[_Name, _Value]], Field(min_length=1), AfterValidator(_unlike)] = field(
+        default_factory=lambda: [{}]
+    )
+    workers: PositiveInt = 1
+    hours: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     common: dict[str, Any] = field(default_factory=dict)
     against: list[str] = field(default_factory=list)
 
     def __post_init__(self):
-        self._check_kinds()
-        names = [str(step.get("name")) for step in self.steps]
-        for step in self.steps:
-            unknown = sorted(set(step) - {"name", "stage", "from", "config", "set", "arm", "seeds", "cases"})
-            if unknown or not isinstance(step.get("name"), str) or names.count(step["name"]) > 1:
-                raise ValueError(f"steps: {step}: expected a name of its own and known fields; unknown: {unknown}.")
-            if step.get("stage") not in (None, *STAGES, *TOOLS):
-                raise ValueError(
-                    f"steps: {step['name']} has stage {step['stage']}; expected one of {', '.join((*STAGES, *TOOLS))}."
-                )
+        names = [step["name"] for step in self.steps]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"steps: {', '.join(twice)}: expected a name of its own for each.")
         if taken := sorted(set(names) & {"seed", "tested", *(name for case in self.cases for name in case)}):
             raise ValueError(
                 f"steps: {', '.join(taken)} is the name of a field as well; {{{taken[0]}}} would be both."
             )
         if missing := sorted(set(self.against) - {step["name"] for step in self.steps if step.get("arm")}):
             raise ValueError(f"against: {', '.join(missing)} is no arm; expected names of steps with `arm: true`.")
-        if self.workers < 1 or not self.seeds or not self.steps:
-            raise ValueError("workers, seeds, steps: expected at least 1 of each.")
         if set(self.test) not in ({"questions"}, {"questions", "tested"}, {"world", "seed", "n"}):
             raise ValueError(
                 f"test: got {sorted(self.test)}, expected `questions` (and `tested`), or `world`, `seed` and `n`."
@@ -98,34 +137,20 @@ class Study:
             raise ValueError(
                 f"steps: {' needs '.join(reversed(error.args[1]))}: none of them can be first."
             ) from error
+        self._check_runs()
 
-    def _check_kinds(self) -> None:
-        """Raise ValueError where a setting is of another kind than it must be, before it is used as such."""
-
-        def each(values: Any, kind: type) -> bool:
-            return isinstance(values, list) and all(isinstance(value, kind) for value in values)
-
-        def alike(values: list) -> bool:
-            return any(value in values[:place] for place, value in enumerate(values))
-
-        expected = {
-            "steps": ("a list of steps, each with a name", each(self.steps, dict)),
-            "seeds": ("a list of numbers, none twice", each(self.seeds, int) and not alike(self.seeds)),
-            "cases": (
-                "a list of cases, each with text fields, none twice",
-                each(self.cases, dict)
-                and not alike(self.cases)
-                and all(each([*case.values()], str) for case in self.cases),
-            ),
-            "against": ("a list of arms", each(self.against, str)),
-            "test": ("a mapping", isinstance(self.test, dict)),
-            "common": ("a mapping", isinstance(self.common, dict)),
-            "workers": ("a number", isinstance(self.workers, int)),
-            "hours": ("a number", isinstance(self.hours, (int, float))),
-        }
-        for name, (what, holds) in expected.items():
-            if not holds:
-                raise ValueError(f"{name}: expected {what}, got {getattr(self, name)!r:.200}.")
+    def _check_runs(self) -> None:
+        runs: dict[str, Run] = {}
+        for run in self.runs():
+            if run.name in runs:
+                raise ValueError(f"cases: {run.case} and {runs[run.name].case} would share the folder {run.folder}.")
+            runs[run.name] = run
+        for run in runs.values():
+            if lacking := [need for need in run.needs() if need.name not in runs]:
+                raise ValueError(
+                    f"steps: {run.step['name']} builds upon {lacking[0].step['name']}, which is of other seeds or cases: there "
+                    f"is no {lacking[0].name}."
+                )
 
     @classmethod
     def read(cls, file: str | os.PathLike) -> "Study":
@@ -134,16 +159,13 @@ class Study:
             settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise ValueError(f"config={file}: it is not YAML: {' '.join(str(error).split())}.") from error
-        known = {each.name: each.default is MISSING and each.default_factory is MISSING for each in fields(cls)}
-        given = set(settings) if isinstance(settings, dict) else set()
-        unknown = sorted(given - set(known))
-        missing = [name for name, must in known.items() if must and name not in given]
-        if unknown or missing or not given:
-            raise ValueError(
-                f"config={file}: it describes no study: unknown: {unknown}; missing: {missing}; expected a mapping of some "
-                f"of {', '.join(known)}."
-            )
-        return cls(**settings)
+        if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+            raise ValueError(f"config={file}: it describes no study: expected a mapping, got {settings!r:.80}.")
+        try:
+            return cls(**settings)
+        except ValidationError as error:
+            told = [_said(each) for each in error.errors(include_url=False)]
+            raise ValueError(f"config={file}: it describes no study: {'; '.join(told)}.") from error
 
     def runs(self) -> list["Run"]:
         """Every run, in order: step by step, of each all cases and seeds."""
@@ -154,6 +176,15 @@ class Study:
             if _applies(step, case)
             for seed in step.get("seeds", self.seeds)
         ]
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    """One of pydantic's errors, in a line: where, what, and what came."""
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] == "value_error":
+        return f"{where}: {error['ctx']['error']}".removeprefix(": ").rstrip(".")
+    came = "" if error["type"] in ("missing", "extra_forbidden") else f", got {error['input']!r:.80}"
+    return f"{where}: {error['msg']}{came}"
 
 
 def _applies(step: Mapping[str, Any], case: Mapping[str, str]) -> bool:
@@ -169,6 +200,7 @@ class Test:
         fields: by which it differs from the arm's others.
         questions: a file of questions; None where those of a world are asked.
         report: what is written.
+        settings: by which it tells apart what was asked otherwise: `Study.test`'s, but for what `fields` say.
     """
 
     __test__ = False  # not one of pytest's
@@ -176,6 +208,7 @@ class Test:
     fields: dict[str, str]
     questions: Path | None
     report: Path
+    settings: dict[str, Any]
 
     @property
     def answers(self) -> Path:
@@ -188,7 +221,7 @@ class Run:
     """One step of a study, for one case and seed."""
 
     study: Study
-    step: dict[str, Any]
+    step: Mapping[str, Any]
     case: dict[str, str]
     seed: int
 
@@ -216,14 +249,15 @@ class Run:
             return []
         study = Path(self.study.results).stem
         if "questions" not in self.study.test:
-            return [Test({}, None, self.beside(f"{study}.report.json"))]
+            return [Test({}, None, self.beside(f"{study}.report.json"), dict(self.study.test))]
         questions = self._fill(self.study.test["questions"])
-        return [
-            Test(
-                {"tested": kind}, Path(questions.replace("{tested}", kind)), self.beside(f"{study}.{kind}.report.json")
-            )
-            for kind in self._fill(self.study.test.get("tested", []))
-        ] or [Test({}, Path(questions), self.beside(f"{study}.report.json"))]
+        tests = []
+        for kind in self._fill(self.study.test.get("tested", [None])):
+            file = questions if kind is None else questions.replace("{tested}", kind)
+            fields = {} if kind is None else {"tested": kind}
+            report = ".".join([study, *fields.values(), "report.json"])
+            tests.append(Test(fields, Path(file), self.beside(report), {"questions": file}))
+        return tests
 
     def needs(self) -> list["Run"]:
         """The runs that must be done before."""

@@ -24,16 +24,21 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def report(accuracy: float) -> str:
+def report(accuracy: float, test: Test) -> str:
     suites = {name: {"accuracy": accuracy, "prior": 0.5, "n": 4} for name in ("one", "two")}
-    return json.dumps({"suites": suites, "templates": {f"{name}/x": scores for name, scores in suites.items()}})
+    templates = {f"{name}/x": scores for name, scores in suites.items()}
+    return json.dumps({"suites": suites, "templates": templates, **test.settings})
 
 
 def put(run: Run, test: Test, accuracy: float) -> None:
     """As if an arm had been measured: two scenes, of two questions and of one, the first of them answered rightly."""
     test.report.parent.mkdir(parents=True, exist_ok=True)
-    test.report.write_text(report(accuracy))
+    test.report.write_text(report(accuracy, test))
     run.beside("recipe").write_text(run.recipe())
-    rows = [{"id": f"s-{n}", "scene_id": f"s{n // 2}", "question": "Is it?", "answer": "yes"} for n in range(3)]
+    rows = [
+        {"id": f"s-{n}", "scene_id": f"s{n // 2}", "suite": ("one", "two")[n % 2], "template": "x"}
+        | {"question": "Is it?", "answer": "yes"}
+        for n in range(3)
+    ]
     given = [{**row, "given": "Yes." if n == 0 else "no"} for n, row in enumerate(rows)]
     test.answers.write_text("".join(json.dumps(row) + "\n" for row in given))

@@ -4,7 +4,6 @@
 import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -227,14 +226,14 @@ def test_a_study_runs_is_interrupted_and_goes_on(dense, data, tmp_path, monkeypa
             {"name": "wide", "stage": "wide", "from": str(dense)},
             {"name": "full", "stage": "align", "from": "merged", "config": "recipe.yaml", "arm": True},
             {"name": "bad", "stage": "align", "from": "wide", "config": "recipe.yaml", "arm": True,
-             "set": {"dataset": ["none.jsonl"]}},
+             "set": {"dataset": ["bad.jsonl"]}},
         ],
     }  # fmt: skip
     Path("study.yaml").write_text(yaml.safe_dump(study))
+    Path("bad.jsonl").write_text("{}\n")
     assert main(["ablate", "--config", "study.yaml"]) == 2
     assert "1 runs failed: seed-0/bad, see runs/seed-0/bad.log" in capsys.readouterr().err
-    assert "none.jsonl" in Path("runs/seed-0/bad.log").read_text()
-    shutil.copy(data / "rows.jsonl", "none.jsonl")
+    assert "bad.jsonl, row 1" in Path("runs/seed-0/bad.log").read_text()
     study["steps"][3]["set"] = {}
     Path("study.yaml").write_text(yaml.safe_dump(study))
     written = Path("runs/seed-0/full.results.report.json").stat().st_mtime_ns

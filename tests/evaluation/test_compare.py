@@ -100,7 +100,7 @@ def test_the_upper_end_is_the_base_labelled_where_others_are_tested():
         ("u", "image", "image", "dense"): "000 0",  # of another teacher
     }  # fmt: skip
     found = [
-        (run, test, {"questions": test.fields["tested"], "right": right[key]})
+        (run, test, {"right": right[key], "kinds": "aba b", "templates": {"one/x": {}, "one/y": {}}})
         for run in study.runs()
         for test in run.tests()
         if (key := (run.case["teacher"], run.case["labelled"], test.fields["tested"], run.step["name"])) in right
@@ -108,6 +108,20 @@ def test_the_upper_end_is_the_base_labelled_where_others_are_tested():
     (row,) = compare_all(found, ["dense"])
     assert row["labelled"] == "video" and row["tested"] == "image" and row["arm"] == "full"
     assert row["gap"] == 0.5 and row["closed"] == 0.5
-    found[0][2]["questions"] = "others"
-    with pytest.raises(ValueError, match="it was asked other questions than the arms before it"):
-        compare_all(found, ["dense"])
+    assert {kind: (told["n"], told["difference"], told["rest"]) for kind, told in row["kinds"].items()} == {
+        "x": (2, 0.5, 0.0),
+        "y": (2, 0.0, 0.5),
+    }
+
+
+def test_kinds_are_compared_apart_and_without_each():
+    """What is gained in one kind alone is no gain of the others; their intervals are as those of the questions alone."""
+    x, y = draw(0.9, 0, questions=1).split(), draw(0.5, 1, questions=1).split()
+    before = draw(0.5, 2, questions=1).split()
+    ours, theirs = (" ".join(a + b for a, b in zip(one, y, strict=True)) for one in (x, before))
+    found = compare({0: ours}, {0: theirs}, kinds=["x", "y"] * 400)["kinds"]
+    alone = compare({0: " ".join(x)}, {0: " ".join(before)})
+    assert found["x"]["difference"] == found["y"]["rest"] == pytest.approx(alone["difference"])
+    assert found["x"]["interval"] == found["y"]["rest_interval"] == pytest.approx(alone["interval"])
+    assert (found["y"]["difference"], found["y"]["interval"], found["x"]["rest"]) == (0, [0, 0], 0)
+    assert "rest" not in compare({0: ours}, {0: theirs}, kinds=["x"] * 800)["kinds"]["x"]

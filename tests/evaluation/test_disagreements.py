@@ -2,6 +2,7 @@
 """Where two arms answer otherwise: which questions, with what they show, and who is right how often."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import yaml
 
 from polyv.evaluation import disagreements
 from polyv.evaluation.disagreements import find_disagreements, main
+from polyv.evaluation.evaluate import SIZE
 from polyv.evaluation.study import Study
+from polyv.world.make import VERSION
 
 
 @pytest.fixture
@@ -23,20 +26,24 @@ def study(small_world, tmp_path, monkeypatch) -> Path:
     test = {"world": str(small_world), "seed": 3, "n": 1}
     study = {"out": "runs", "results": "results.json", "test": test, "steps": steps}
     Path("study.yaml").write_text(yaml.safe_dump(study))
+    Path("recipe.yaml").write_text("max_steps: 1")
     rows = [json.loads(line) for line in (small_world / "questions.jsonl").read_text().splitlines()[:10]]
     for run, wrong in zip(Study(**study).runs(), ((9,), (7, 8, 9)), strict=True):
         given = [{**row, "given": "so" if i in wrong else f" {row['answer'].upper()}"} for i, row in enumerate(rows)]
         answers = run.tests()[0].answers
         answers.parent.mkdir(parents=True, exist_ok=True)
         answers.write_text("".join(json.dumps(row) + "\n" for row in given))
-        run.beside("commit").write_text("1a2b3c4\n")
+        run.tests()[0].report.write_text(json.dumps({"world": str(small_world), "seed": 3, "n": 1}))
+        run.beside("recipe").write_text(run.recipe())
+    run.beside("commit").write_text("1a2b3c4\n")  # the first has none, like untuned
     return Path("study.yaml")
 
 
 def test_questions_answered_otherwise_and_who_is_right(study, small_world):
     found = find_disagreements(Study.read(study), ["a", "b"], 0)
     assert found["counts"] == {"both": 7, "a": 2, "b": 0, "neither": 1}
-    assert found["world"] == {"split": "test", "seed": 3, "size": 112}
+    assert found["world"] == {"split": "test", "seed": 3, "size": 112} and found["version"] == VERSION
+    assert found["commits"] == [None, "1a2b3c4"]
     assert [one["given"][1] for one in found["questions"]] == ["so", "so"]
     for one in found["questions"]:
         assert one["given"][0].strip().lower() == one["answer"]
@@ -70,10 +77,18 @@ def test_answers_to_other_questions_are_refused(study):
     answers.write_text("".join(answers.read_text().splitlines(keepends=True)[1:]))
     with pytest.raises(ValueError, match="answered other questions"):
         find_disagreements(Study.read(study), ["a", "b"], 0)
+    Path("recipe.yaml").write_text("max_steps: 2")
+    with pytest.raises(ValueError, match="seed-0/a: it was made with other settings"):
+        find_disagreements(Study.read(study), ["a", "b"], 0)
 
 
 def test_the_demos_own_are_whole():
     found = json.loads(disagreements.FILE.read_text())
-    assert sum(found["counts"].values()) == 3000 and found["world"]["split"] == "test"
-    one, other = found["arms"]
-    assert len(found["questions"]) >= found["counts"][one] + found["counts"][other] > 0
+    assert found["world"] == {"split": "test", "seed": 1, "size": SIZE} and found["version"] == VERSION
+    lines = Path(__file__).parents[2].joinpath("docs/results/ablation.runs.jsonl").read_text().splitlines()
+    rights = {row["run"]: row["right"].replace(" ", "") for row in map(json.loads, lines)}
+    one, other = (rights[f"seed-{found['seed']}/{arm}"] for arm in found["arms"])
+    pairs = Counter(zip(one, other, strict=True))
+    names = {("1", "1"): "both", ("1", "0"): found["arms"][0], ("0", "1"): found["arms"][1], ("0", "0"): "neither"}
+    assert found["counts"] == {name: pairs[pair] for pair, name in names.items()}
+    assert len(found["questions"]) >= pairs["1", "0"] + pairs["0", "1"] > 0

@@ -13,6 +13,7 @@ import yaml
 from trl import SFTConfig
 
 from polyv import PolyVConfig
+from polyv.cli import main
 from polyv.evaluation import ablate, measurements
 from polyv.evaluation.results import above_prior, to_markdown, write_results
 from polyv.evaluation.study import STAGES, Study
@@ -64,38 +65,71 @@ def test_two_studies_share_checkpoints_and_measure_apart(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": []}, "at least 1 of each"),
-        ({"steps": [{"name": "a", "stage": "bake"}]}, "a has stage bake; expected one of pretrain"),
-        ({"steps": [{"name": "a"}, {"name": "a"}]}, "expected a name of its own"),
-        ({"steps": [{"name": "a", "form": "b"}]}, r"unknown: \['form'\]"),
+        ({"steps": []}, r"steps: List should have at least 1 item .*got \[\]"),
+        ({"steps": [{"name": "a", "stage": "bake"}]}, r"steps.0.stage: Input should be 'pretrain', .*got 'bake'"),
+        ({"steps": [{"name": "a"}, {"name": "a"}]}, "steps: a: expected a name of its own"),
+        ({"steps": [{"name": "a", "form": "b"}]}, r"steps.0.form: Extra inputs are not permitted"),
+        ({"steps": [{"name": "a/../b"}]}, r"steps.0.name: String should match pattern .*got 'a/../b'"),
+        ({"steps": [{"name": "a", "arm": "no"}]}, r"steps.0.arm: Input should be a valid boolean, got 'no'"),
+        ({"steps": [{"name": "a", "set": None}]}, r"steps.0.set: Input should be a valid dictionary, got None"),
+        ({"steps": [{"name": "a", "seeds": ["0"]}]}, r"steps.0.seeds.0: Input should be a valid integer, got '0'"),
+        ({"steps": [{"name": "a", "cases": ["a"]}]}, r"steps.0.cases: Input should be a valid dictionary"),
+        ({"steps": [{"name": "a", "seeds": []}]}, r"steps.0.seeds: List should have at least 1 item"),
+        ({"steps": [{"name": "a", "from": None}]}, r"steps.0.from: Input should be a valid string, got None"),
         ({"test": {"world": "w"}}, r"test: got \['world'\], expected"),
+        ({"test": {"world": "w", "seed": "one", "n": 0}}, r"test.seed: .*got 'one'; test.n: .*greater than 0, got 0"),
+        (
+            {"test": {"questions": "q.jsonl", "tested": "image"}},
+            "test.tested: Input should be a valid list, got 'image'",
+        ),
         ({"cases": [{"full": "video"}]}, "full is the name of a field as well"),
-        ({"seeds": 3}, r"seeds: expected a list of numbers, none twice, got 3"),
-        ({"seeds": [0, 0]}, "seeds: expected a list of numbers, none twice"),
-        ({"cases": ["video"]}, r"cases: expected a list of cases, each with text fields, none twice, got \['video'\]"),
-        ({"cases": [{"labelled": 1}]}, "cases: expected"),
-        ({"hours": "two"}, "hours: expected a number, got 'two'"),
-        ({"steps": ["base"]}, "steps: expected a list of steps, each with a name"),
+        ({"cases": [{"a": "x-y", "b": "z"}, {"a": "x", "b": "y-z"}]}, r"cases: .* would share the folder runs/x-y-z/"),
+        ({"cases": [{"a": "../x"}]}, "cases.0.a: String should match"),
+        ({"seeds": 3}, "seeds: Input should be a valid list, got 3"),
+        ({"seeds": [True]}, "seeds.0: Input should be a valid integer, got True"),
+        ({"seeds": [-1]}, "seeds.0: .*greater than or equal to 0"),
+        ({"seeds": [0, 0]}, "seeds: it holds one of them twice"),
+        ({"cases": ["video"]}, "cases.0: Input should be a valid dictionary, got 'video'"),
+        ({"cases": [{"labelled": 1}]}, "cases.0.labelled: Input should be a valid string, got 1"),
+        ({"hours": "two"}, "hours: Input should be a valid number, got 'two'"),
+        ({"hours": float("nan")}, "hours: Input should be"),
+        ({"workers": 0}, "workers: Input should be greater than 0"),
+        ({"results": "r.md"}, "results: String should match"),
+        ({"out": 5}, "out: Input should be a valid string, got 5"),
+        ({"steps": ["base"]}, "steps.0: Input should be a valid dictionary, got 'base'"),
         ({"test": {"world": "w", "seed": 0, "n": 4}}, "cases: a study whose `test` is a world has none"),
         ({"steps": [{"name": "a", "stage": "align", "from": "a"}]}, "steps: a needs a: none of them can be first"),
         (
             {"steps": [{"name": n, "stage": "align", "from": m} for n, m in ("ab", "bc", "ca")]},
             r"steps: (a needs b needs c needs a|b needs c needs a needs b|c needs a needs b needs c): none",
         ),
+        (
+            {"steps": [{"name": "a", "from": "x", "seeds": [0]}, {"name": "b", "stage": "align", "from": "a"}]},
+            "steps: b builds upon a, which is of other seeds or cases: there is no video/seed-1/a",
+        ),
         ({"against": ["untuned", "base"]}, "against: base is no arm; expected names of steps with `arm: true`"),
     ],
 )
-def test_what_is_no_study_is_refused(change, message, tmp_path):
+def test_what_is_no_study_is_refused(change, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("odd.yaml").write_text(yaml.safe_dump({**SETTINGS, **change}))
+    with pytest.raises(ValueError, match=message) as error:
+        Study.read("odd.yaml")
+    assert str(error.value).startswith("config=odd.yaml: it describes no study: ")
+    assert main(["ablate", "--config", "odd.yaml"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- 1\n", r"it describes no study: expected a mapping, got \[1\]"),
+        ("out: runs\nworker: 1\n", r"steps: Field required; test: .*; results: .*; worker: "),
+        ("out: [\n", r"it is not YAML: .*line"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused(text, message, tmp_path):
+    (tmp_path / "odd.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
-        Study(**{**SETTINGS, **change})
-    (tmp_path / "odd.yaml").write_text("- 1\n")
-    with pytest.raises(ValueError, match="it describes no study"):
-        Study.read(tmp_path / "odd.yaml")
-    (tmp_path / "odd.yaml").write_text("out: runs\nworker: 1\n")
-    with pytest.raises(ValueError, match=r"unknown: \['worker'\]; missing: \['steps', 'test', 'results'\]; .*workers"):
-        Study.read(tmp_path / "odd.yaml")
-    (tmp_path / "odd.yaml").write_text("out: [\n")
-    with pytest.raises(ValueError, match=r"it is not YAML: .*line"):
         Study.read(tmp_path / "odd.yaml")
 
 
@@ -103,15 +137,39 @@ def test_what_is_no_study_is_refused(change, message, tmp_path):
     ("step", "message"),
     [
         ({"from": "bases"}, "steps: full: from is bases, which is neither a step nor a folder"),
-        ({"from": None}, "steps: full: from is None; expected another step"),
+        ({"from": ""}, "steps: full: from is , which is neither"),
+        ({"stage": "merge", "from": ...}, "steps: full: it has no `from`"),
         ({"config": "none.yaml"}, "steps: full: config=none.yaml: there is no such file"),
-        ({"config": None}, "steps: full: config=None"),
         ({"set": {"max_step": 7}}, "steps: full: max_step: align has no such field"),
         ({"set": {"dataset": ["{swaped}"]}}, r"steps: full: {swaped} names no step, and no field of its case"),
         ({"cases": {"labeled": "video"}}, "steps: full is of no seed or no case of the study"),
-        ({"seeds": []}, r"steps: full is of no seed or no case of the study: {'seeds': \[\]"),
         ({"arm": False}, "none has `arm: true`"),
         ({"stage": "control", "set": {"control": "blinded"}}, r"expected control \(one of shuffled, strangers, blind"),
+        (
+            {"stage": "control", "set": {"control": "sample", "dataset": "rows.jsonl", "share": "2"}},
+            "steps: full: set: share='2': expected a number above 0",
+        ),
+        (
+            {"stage": "control", "set": {"control": "blind", "dataset": "none.jsonl"}},
+            "steps: full: dataset=none.jsonl: there is no such file",
+        ),
+        (
+            {"stage": "merge", "set": {"imagee": "start"}},
+            "steps: full: set: imagee: merge has no such option; expected",
+        ),
+        (
+            {"stage": "warm", "set": {"expert": ["image"]}},
+            "expert: warm has no such option; expected some of experts, da",
+        ),
+        ({"stage": "wide", "set": {"time": 3}}, "time: wide has no such option; expected some of times"),
+        ({"set": {"dataset": ["{swapped}"], "dataset_weights": [0.5, 0.5]}}, "dataset_weights: got .* for 1 datasets"),
+        ({"set": {"dataset": ["none.jsonl"]}}, "steps: full: dataset=none.jsonl: there is no such file or folder"),
+        ({"set": {"dataset": ["none"]}}, "steps: full: dataset=none: there is no such file or folder"),
+        ({"set": {"dataset": ["{swapped}"], "max_steps": "many"}}, "steps: full: max_steps='many': expected a number"),
+        (
+            {"stage": "distill", "set": {"dataset": ["{swapped}"], "spatial_targets": "none"}},
+            "steps: full: spatial_targets=none: there is no cache",
+        ),
         ({}, "test: questions=video-image.jsonl: there is no such file; steps: full"),
     ],
 )
@@ -119,9 +177,12 @@ def test_what_would_stop_a_study_later_stops_it_at_once(step, message, tmp_path,
     monkeypatch.chdir(tmp_path)
     Path("recipe.yaml").write_text("max_steps: 1")
     Path("start").mkdir()
+    for name in ("rows", "video"):
+        Path(f"{name}.jsonl").touch()
     base, swapped, _, full = SETTINGS["steps"]
     change = {"set": {"dataset": ["{swapped}"]}, **step}
-    settings = {**SETTINGS, "cases": [{"labelled": "video"}], "steps": [base, swapped, {**full, **change}]}
+    changed = {name: value for name, value in {**full, **change}.items() if value is not ...}
+    settings = {**SETTINGS, "cases": [{"labelled": "video"}], "steps": [base, swapped, changed]}
     Path("study.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.setattr(ablate, "_start", lambda *_: pytest.fail("it began"))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -129,6 +190,48 @@ def test_what_would_stop_a_study_later_stops_it_at_once(step, message, tmp_path,
     for workers in (0, -1):
         with pytest.raises(ValueError, match=rf"workers={workers}: expected 1 or more"):
             ablate.run("study.yaml", workers=workers)
+
+
+def test_a_study_is_given_no_other_world_than_it_names(small_world, tmp_path, monkeypatch):
+    """One that searches on validation scenes must not be given test scenes in their place."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ablate, "_start", lambda *_: pytest.fail("it began"))
+    Path("start").mkdir()
+    steps = [{"name": "untuned", "from": "start", "arm": True}]
+    for test, message in (
+        (
+            {"world": "none", "seed": 3, "n": 1},
+            "world=none: there is none. Make it first: polyv world make .*--seed 3",
+        ),
+        ({"world": str(small_world), "seed": 4, "n": 1}, "expected the test .or validation. split with seed 4"),
+    ):
+        Path("study.yaml").write_text(yaml.safe_dump({**SETTINGS, "cases": [{}], "test": test, "steps": steps}))
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            ablate.run("study.yaml")
+
+
+def test_a_test_that_changed_is_asked_anew(tmp_path, monkeypatch):
+    """What was measured on other questions is neither taken for the new test, nor lost."""
+    monkeypatch.chdir(tmp_path)
+    world = {"world": "w", "seed": 1, "n": 300}
+    steps = [{"name": name, "from": "start", "arm": True} for name in ("one", "other")]
+    settings = {**SETTINGS, "cases": [{}], "seeds": [0], "test": world, "steps": steps, "against": ["one"]}
+    for run in Study(**settings).runs():
+        put(run, run.tests()[0], 0.5)
+    write_results(Study(**settings), "x")
+    kept = Path("results.runs.jsonl").read_text()
+    changed = Study(**{**settings, "test": {**world, "n": 5}})
+    with pytest.raises(ValueError, match=r"seed-0/one: it was measured with test: {'n': 300}, .*rm runs/seed-0/one"):
+        write_results(changed, "x")
+    Path("runs").rename("elsewhere")
+    assert [run.name for run in ablate._left(changed)] == ["seed-0/one", "seed-0/other"]
+    assert write_results(changed, "x")["arms"] == {} and Path("results.runs.jsonl").read_text() == kept
+    # The data changed under the same name: two arms of one table were asked other questions.
+    lines = [json.loads(line) for line in kept.splitlines()]
+    lines[1]["questions"] = "of others"
+    Path("results.runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ValueError, match=r"seed-0/other: it was asked other questions than seed-0/one\. .*runs.jsonl"):
+        write_results(Study(**settings), "x")
 
 
 @pytest.mark.parametrize("name", ["transfer-search", "transfer", "labels", "ablation-search", "ablation"])
@@ -224,8 +327,9 @@ def test_the_table_compares_arms(tmp_path, monkeypatch):
         "one",
         2,
     )
-    line = "| video | image | other | one | 2 | +0.000 | +0.000 to +0.000 | 0.000 | 0 | 0 |"
-    assert line in Path("results.md").read_text()
+    table = Path("results.md").read_text()
+    assert "| video | image | other | one | 2 | +0.000 | +0.000 to +0.000 | 0.000 | 0 | 0 |" in table
+    assert "| video | image | other | one | +0.000 (+0.000 to +0.000) | +0.000 (+0.000 to +0.000) |" in table
 
 
 def test_a_study_goes_on_from_what_is_kept(tmp_path, monkeypatch):
