@@ -17,6 +17,9 @@ from polyv.hub.checkpoints import check_name
 
 
 FILES = ("adapter_config.json", "adapter_model*")
+
+# Of Qwen2.5-VL's weights, before transformers 4.52.
+_OLD_NAMES = {r"^model\.(?=(?:layers|embed_tokens|norm)\.)": "model.language_model.", r"^visual\.": "model.visual."}
 """What PEFT saves of an adapter, beside a card."""
 
 
@@ -94,9 +97,10 @@ def load_merged(folder: Path, dtype: str = "float32") -> PreTrainedModel:
         raise ValueError(f"model={folder}: its base {base} is a {kind}; expected a polyv or a qwen2_5_vl.")
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
     try:
-        adapted = PeftModel.from_pretrained(model, str(folder))
+        adapted = PeftModel.from_pretrained(model, str(folder), key_mapping=_OLD_NAMES)
         # PEFT passes over weights that the base has no place for.
-        kept, given = get_peft_model_state_dict(adapted), load_peft_weights(str(folder), device="cpu")
+        kept = get_peft_model_state_dict(adapted)
+        given = load_peft_weights(str(folder), device="cpu", key_mapping=_OLD_NAMES)
         fault = ", ".join(sorted(kept.keys() ^ given.keys())[:2])
     except (RuntimeError, ValueError) as error:
         fault = str(error)

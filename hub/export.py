@@ -160,8 +160,11 @@ def _check(source: Path, out: Path, in_place: bool) -> None:
     model_type = json.loads(config.read_text()).get("model_type") if config.exists() else None
     if is_adapter(source):
         base = Path(read_base(source))
-        if in_place or (out.exists() and base.is_dir() and out.samefile(base)):
-            raise ValueError(f"out={out}: it is what would be merged: the adapter, or its base. Give another folder.")
+        # What `out` holds is replaced: with the base in it, the adapter would be of nothing.
+        if in_place or (base.is_dir() and base.resolve().is_relative_to(out.resolve())):
+            raise ValueError(
+                f"out={out}: it is, or holds, what would be merged: the adapter, or its base {base}. Give another folder."
+            )
     elif model_type != "polyv":
         found = f"model_type {model_type!r}" if config.exists() else "no config.json"
         raise ValueError(

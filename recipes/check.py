@@ -262,9 +262,8 @@ def _collect(datasets: Sequence[str], limit: int | None) -> tuple[list[_Task], l
             elif fit:
                 parts.append(join_rows(name, fit))
         else:
-            part, unfit = read_dataset(name)
-            count = min(len(part), limit or len(part))
-            tasks += [(name, number, unfit.get(number, part)) for number in range(1, count + 1)]
+            part, unfit = read_dataset(name, limit)
+            tasks += [(name, number, unfit.get(number, part)) for number in range(1, len(part) + 1)]
             parts.append(part)
     try:
         if parts:

@@ -138,6 +138,8 @@ class ConversationCollator:
         for row in rows:
             try:
                 self.encode([row])
+            except RowError:  # it names the row
+                raise
             except (ValueError, OSError, TypeError) as error:
                 raise RowError(f"{row.get('source', 'a row')}: {error}") from error
 

@@ -107,14 +107,14 @@ LESS_STILL = "of videos: less what the first frame held still would give: what a
 
 
 def _cache(args: argparse.Namespace, rest: list[str]) -> None:
-    from polyv.recipes.synergy import contents_of
+    from polyv.recipes.synergy import Contents
     from polyv.recipes.targets import build_cache
     from polyv.recipes.teachers import load_teacher
 
     given = {name: getattr(args, name) for name in ("frames", "views", "less_still")}
     settings = {name: value for name, value in given.items() if value is not None and value is not False}
     teacher = load_teacher(args.teacher, args.device, **settings)
-    print(build_cache(teacher, contents_of(args.dataset, teacher.modality), args.out, args.regions))
+    print(build_cache(teacher, Contents(args.dataset, teacher.modality), args.out, args.regions))
 
 
 def _probe(args: argparse.Namespace, rest: list[str]) -> None:

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import (
     Dataset,
     Features,
+    Image,
     List,
     Value,
     Video,
@@ -22,12 +24,13 @@ from datasets import (
     load_from_disk,
 )
 from datasets.config import HF_DATASETS_CACHE
-from datasets.exceptions import DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError, DatasetsError
 
 from polyv.recipes.rows import MEDIA, TEXTS, TURNS, RowError, check_row
 
 
-COLUMNS = Features({key: Value("string") for key in (*TEXTS, "source")} | {"prompts": List(Value("string"))})
+# Large: those of a column may be more than 2 GiB together.
+COLUMNS = Features({key: Value("large_string") for key in (*TEXTS, "source")} | {"prompts": List(Value("string"))})
 """What all rows have, from whatever source; those of datasets have their media in columns beside it."""
 
 
@@ -39,10 +42,7 @@ def iter_rows(file: str | Path) -> Iterator[tuple[int, dict[str, Any] | ValueErr
         try:
             if isinstance(read, ValueError):
                 raise read
-            row = check_row(read, file.parent)
-            json.dumps(row, ensure_ascii=False).encode()  # a lone surrogate is JSON, and no text
-        except UnicodeEncodeError as error:
-            yield number, ValueError(f"it holds half a character: {error.reason}")
+            row = check_row(read, file.parent.absolute())  # saved as a dataset, it may be read from elsewhere
         except ValueError as error:
             yield number, error
         else:
@@ -108,38 +108,53 @@ def read_source(source: str) -> Dataset:
     return rows
 
 
-def read_dataset(source: str) -> tuple[Dataset, dict[int, ValueError]]:
+def read_dataset(source: str, limit: int | None = None) -> tuple[Dataset, dict[int, ValueError]]:
     """The "train" split of a dataset of the Hub or in a folder; and by number, from 1, what is wrong with its rows.
 
     Its messages show the media of its columns "images", "videos" and "scenes" (or "image" and the like, of one each)
     where they have an entry without a medium or a text has "<image>"; where they have none, before the first question.
+    Paths are relative to its folder.
+
+    Args:
+        source: a name or a folder.
+        limit: read so many rows at most.
 
     Raises:
         RowError: there is no such dataset, or it has neither messages nor contents.
     """
-    rows = _load(source)
+    rows = _load(source).with_format(None)
+    rows = rows if limit is None else rows.select(range(min(limit, len(rows))))
     if not {"messages", "conversations", "content"} & set(rows.column_names):
         raise RowError(f"dataset={source}: it has {rows.column_names}, expected a column 'messages'.")
-    columns = [name for kind in MEDIA for name in (f"{kind}s", kind) if name in rows.column_names]
-    for name in columns:  # by us, not with torchcodec
-        feature = rows.features[name]
-        if isinstance(feature, Video):
-            rows = rows.cast_column(name, Video(decode=False))
-        elif isinstance(feature, List) and isinstance(feature.feature, Video):
-            rows = rows.cast_column(name, List(Video(decode=False)))
-    counts = {kind: _count(rows, kind) for kind in MEDIA}
-    read = rows.select_columns([name for name in rows.column_names if name in ("prompts", *TEXTS, *TURNS)])
+    media = {name: kind for kind in MEDIA for name in (f"{kind}s", kind) if name in rows.column_names}
+    columns = [
+        name for name in media if not _holds(rows.features[name], Value)
+    ]  # else they are paths, or there are none
+    for name in columns:  # by the processor: its errors name the row
+        for feature in (Image, Video):
+            if _holds(rows.features[name], feature):
+                several = not isinstance(rows.features[name], feature)
+                rows = rows.cast_column(name, List(feature(decode=False)) if several else feature(decode=False))
+    counts = {name: _count(rows, name) for name in columns}
+    texts = ("prompts", *TEXTS, *TURNS, *(media.keys() - set(columns)))
+    read = rows.select_columns([name for name in rows.column_names if name in texts])
+    folder = Path(source) if Path(source).is_dir() else Path()
     checked, unfit = [], {}
     for index, row in enumerate(read):
         try:
-            checked.append(check_row(row, None, {kind: counts[kind][index] for kind in MEDIA}))
+            checked.append(check_row(row, folder, {name: counts[name][index] for name in columns}))
         except ValueError as error:
             checked.append({})
             unfit[index + 1] = error
     made = {key: [row.get(key) for row in checked] for key in ("prompts", *TEXTS)}
     made["source"] = [f"{source}, row {number}" for number in range(1, len(rows) + 1)]
-    texts = Dataset.from_dict(made, features=COLUMNS)
-    return (concatenate_datasets([texts, rows.select_columns(columns)], axis=1) if columns else texts), unfit
+    told = Dataset.from_dict(made, features=COLUMNS)
+    return (concatenate_datasets([told, rows.select_columns(columns)], axis=1) if columns else told), unfit
+
+
+def _holds(feature: Any, kind: type) -> bool:
+    """Whether a column is of a kind, or of lists of it."""
+    return isinstance(feature, kind) or isinstance(getattr(feature, "feature", None), kind)
 
 
 def _load(source: str) -> Dataset:
@@ -149,22 +164,24 @@ def _load(source: str) -> Dataset:
         if Path(source, "dataset_dict.json").is_file():
             return load_from_disk(source)["train"]
         return load_dataset(source, split="train", cache_dir=_cache_of(source))
-    except (DatasetNotFoundError, FileNotFoundError, KeyError, ConnectionError, ValueError) as error:
+    except (DatasetsError, OSError, KeyError, ValueError) as error:
+        cause = f"{error}. {error.__cause__}" if isinstance(error, DatasetGenerationError) else error
         raise RowError(
-            f"dataset={source}: {error}. Expected a file of rows that ends in .jsonl, a folder of a dataset, or its name on "
+            f"dataset={source}: {cause}. Expected a file of rows that ends in .jsonl, a folder of a dataset, or its name on "
             "the Hub, with a split 'train'."
         ) from error
 
 
-def _count(rows: Dataset, kind: str) -> list[int]:
-    """How many media each row has in its column of a kind, without reading them."""
-    for name in (f"{kind}s", kind):
-        if name in rows.column_names:
-            values = rows.select_columns(name).with_format("arrow")[:].column(0)
-            several = pa.types.is_list(values.type) or pa.types.is_large_list(values.type)
-            counts = pc.list_value_length(values) if several else pc.cast(pc.is_valid(values), pa.int32())
-            return pc.fill_null(counts, 0).to_pylist()
-    return [0] * len(rows)
+def _count(rows: Dataset, name: str) -> list[int]:
+    """How many media each row has in a column, without reading them."""
+    values = rows.select_columns(name).with_format("arrow")[:].column(0)
+    if not hasattr(values.type, "value_field"):  # one each
+        return pc.cast(pc.is_valid(values), pa.int32()).to_pylist()
+    counts: list[int] = []
+    for chunk in values.chunks:
+        valid = pc.list_flatten(chunk).is_valid().to_numpy(zero_copy_only=False)
+        counts += np.bincount(pc.list_parent_indices(chunk).to_numpy()[valid], minlength=len(chunk)).tolist()
+    return counts
 
 
 def check_sources(sources: Sequence[str]) -> None:
@@ -172,6 +189,16 @@ def check_sources(sources: Sequence[str]) -> None:
     for source in sources:
         if is_jsonl(source) and not Path(source).is_file():
             raise FileNotFoundError(f"dataset={source}: there is no such file. Expected rows of JSON, see README.md.")
+
+
+def refuse_silent(rows: Dataset) -> None:
+    """RowError: a row only names a content, which teaches nothing where no teacher's targets are given."""
+    for index, told in enumerate(rows["messages"]):
+        if told == "[]":
+            raise RowError(
+                f"{rows[index]['source']}: it names a content, and has no messages. Only `polyv train distill` takes that, "
+                "with temporal_targets or spatial_targets; leave such rows out."
+            )
 
 
 def is_jsonl(source: str | Path) -> bool:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from polyv.csqa.media import decode_scene
-from polyv.processing.given_media import is_video
+from polyv.processing.chat_template_polyv import SCENE_TOKEN
+from polyv.processing.given_media import check_positive, is_video
 from polyv.processing.still_images import is_address
 
 
@@ -23,22 +24,24 @@ TURNS = ("messages", "conversations", "system")
 _ROLES = ("system", "user", "assistant")
 _SPEAKERS = {"human": "user", "gpt": "assistant"}
 _SETTINGS = {"image": set(), "video": {"fps"}, "scene": set()}
-_CONTROL = re.compile(r"<\|(?:im_start|im_end|endoftext|vision_start|vision_end|image_pad|video_pad)\|>|<synergy>")
+_CONTROL = re.compile(
+    rf"<\|(?:im_start|im_end|endoftext|vision_start|vision_end|image_pad|video_pad)\|>|{re.escape(SCENE_TOKEN)}|<synergy>"
+)
 
 
 class RowError(ValueError):
     """A row that cannot be trained on. The message names its file, its row number (from 1) and the cause."""
 
 
-def check_row(row: Any, folder: Path | None, counts: Mapping[str, int] | None = None) -> dict[str, Any]:
+def check_row(row: Any, folder: Path, held: Mapping[str, int] | None = None) -> dict[str, Any]:
     """What training takes of a row, as texts (JSON, for "messages", "content" and "teachers"), and "prompts".
 
     Args:
         row: {"messages": [{"role", "content"}, …]}, or {"conversations": [{"from", "value"}, …], "system"}, with
             "content" (see `check_content`) beside it or in its place.
-        folder: where relative paths begin; files are looked up. None: of a dataset, whose paths are taken as they are.
-        counts: how many media of each kind the columns of a dataset hold; None: of a file, whose keys "images" and the
-            like are paths, and become part of the messages.
+            What "images" and the like hold are paths, which become part of the messages.
+        folder: where relative paths begin; files are looked up.
+        held: how many media stand in a dataset's own columns, by their names; None: it is the row of a file.
 
     Raises:
         ValueError: what is wrong with it.
@@ -46,6 +49,8 @@ def check_row(row: Any, folder: Path | None, counts: Mapping[str, int] | None = 
     if not isinstance(row, dict):
         raise ValueError(f"expected an object, got {row!r:.60}")
     checked: dict[str, Any] = {"id": None if row.get("id") is None else str(row["id"])}
+    if held is not None:  # a dataset may be made of `read_rows`
+        row = {**row, **{key: _parsed(row[key]) for key in ("messages", "content", "teachers") if key in row}}
     for key in ("content", "teachers"):
         checked[key] = row.get(key)
         if checked[key] is not None:
@@ -54,15 +59,28 @@ def check_row(row: Any, folder: Path | None, counts: Mapping[str, int] | None = 
     messages: list[dict[str, Any]] = []
     told = _told(row)
     if not is_silent({**row, "messages": told}):
-        media = {kind: [] if counts is not None else _paths(row, kind, folder) for kind in MEDIA}
-        if isinstance(told, str) and folder is None:  # a dataset made of `read_rows`
-            told = json.loads(told)
-        messages = check_messages(told, folder)
-        messages = _place(messages, counts or {kind: len(found) for kind, found in media.items()})
-        if counts is None:
-            messages = _fill(messages, media)
+        paths = {kind: [_check_path(kind, path, folder) for path in media_of(row, kind)] for kind in MEDIA}
+        counts = {}
+        for kind in MEDIA:
+            found = [len(paths[kind]), *((held or {}).get(name, 0) for name in (f"{kind}s", kind))]
+            if sum(map(bool, found)) > 1:
+                raise ValueError(_both(kind))
+            counts[kind] = sum(found)
+        messages = _place(check_messages(told, folder), counts)
+        messages = _fill(messages, {kind: found for kind, found in paths.items() if found or not counts[kind]})
     checked["messages"] = json.dumps(messages, ensure_ascii=False)
+    try:
+        json.dumps(checked, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # a lone surrogate is JSON, and no text
+        raise ValueError(f"it holds half a character: {error.reason}") from error
     return checked
+
+
+def _parsed(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _told(row: dict[str, Any]) -> Any:
@@ -93,7 +111,7 @@ def _check_prompts(prompts: Any) -> list[str] | None:
     return prompts
 
 
-def check_messages(messages: Any, folder: Path | None) -> list[dict[str, Any]]:
+def check_messages(messages: Any, folder: Path) -> list[dict[str, Any]]:
     """One conversation, normalised: contents are lists of entries, and relative media paths start at `folder`.
 
     Raises:
@@ -119,7 +137,7 @@ def check_messages(messages: Any, folder: Path | None) -> list[dict[str, Any]]:
     return checked
 
 
-def _check_entry(entry: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+def _check_entry(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
     entry = _without_none(entry)
     kind = entry.get("type")
     if kind == "text" and isinstance(entry.get("text"), str):
@@ -135,6 +153,8 @@ def _check_entry(entry: dict[str, Any], folder: Path | None) -> dict[str, Any]:
             f"entry {entry!r:.80}: {', '.join(unknown)} would be ignored; expected "
             f"{' and '.join(map(repr, ('type', kind, *_SETTINGS[kind])))}"
         )
+    if "fps" in settings:
+        check_positive("fps", settings["fps"])
     medium = entry.get(kind, entry.get("path", entry.get("url")))
     if medium is None:  # of a column
         return {"type": kind, **({"index": entry["index"]} if "index" in entry else {}), **settings}
@@ -143,7 +163,7 @@ def _check_entry(entry: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     return {"type": kind, kind: _check_path(kind, medium, folder), **settings}
 
 
-def _check_frames(frames: list[Any], folder: Path | None, settings: Mapping[str, Any]) -> list[str]:
+def _check_frames(frames: list[Any], folder: Path, settings: Mapping[str, Any]) -> list[str]:
     """A video given as its pictures."""
     if not is_video(frames):
         raise ValueError(f"video {frames!r:.80}: expected a path, or those of at least two pictures")
@@ -154,15 +174,17 @@ def _check_frames(frames: list[Any], folder: Path | None, settings: Mapping[str,
     return [_check_path("image", frame, folder) for frame in frames]
 
 
-def _check_path(kind: str, medium: Any, folder: Path | None) -> str:
-    if not isinstance(medium, str):
+def _check_path(kind: str, medium: Any, folder: Path) -> str:
+    if not isinstance(medium, str) or not medium:
         raise ValueError(
             f"{kind} {medium!r:.80}: expected one path or address; media themselves stand in a dataset's column '{kind}s'"
         )
-    if folder is not None and (kind == "scene" or not is_address(medium)):
+    if kind == "scene" or not is_address(medium):
         medium = os.path.join(folder, medium)
         if not os.path.exists(medium):
             raise ValueError(f"{kind} {medium}: no such file")
+        if kind != "scene" and not os.path.isfile(medium):
+            raise ValueError(f"{kind} {medium}: it is a folder, expected a file")
     return medium
 
 
@@ -172,15 +194,13 @@ def _check_text(text: str) -> None:
         raise ValueError(f"text {text!r:.80} holds {found[0]}, which the tokenizer takes for a mark; take it out")
 
 
-def check_content(content: Any, folder: Path | None) -> dict[str, str | list[str]]:
+def check_content(content: Any, folder: Path) -> dict[str, str | list[str]]:
     """What names one content in several modalities, with paths that start at `folder`: {"image": FILE or [FILE, …],
     "video": FILE, "scene": DIR}, any of them. `<synergy>` learns from it (`polyv train distill`).
 
     Raises:
         ValueError: it is something else, or a medium is missing.
     """
-    if isinstance(content, str) and folder is None:  # a dataset made of `read_rows`
-        content = json.loads(content)
     content = _without_none(content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not content or not set(content) <= set(MEDIA):
         raise ValueError(f"'content' is {content!r:.80}, expected some of {', '.join(MEDIA)} with the path of each")
@@ -194,16 +214,20 @@ def check_content(content: Any, folder: Path | None) -> dict[str, str | list[str
     return checked
 
 
-def _paths(row: dict[str, Any], kind: str, folder: Path | None) -> list[str]:
-    return [_check_path(kind, medium, folder) for medium in media_of(row, kind)]
-
-
 def media_of(row: Mapping[str, Any], kind: str) -> list[Any]:
-    """The media in a row's column of a kind: "images", of several, or "image", of one."""
-    media = next((row[name] for name in (f"{kind}s", kind) if row.get(name) is not None), None)
-    if media is None:
-        return []
-    return list(media) if isinstance(media, (list, tuple)) else [media]
+    """The media in a row's column of a kind: "images", of several, or "image", of one. ValueError: in both."""
+    found = []
+    for name in (f"{kind}s", kind):
+        media = row.get(name)
+        media = list(media) if isinstance(media, (list, tuple)) else [media]
+        found.append([medium for medium in media if medium is not None and medium != ""])
+    if all(found):
+        raise ValueError(_both(kind))
+    return found[0] or found[1]
+
+
+def _both(kind: str) -> str:
+    return f"its columns {kind}s and {kind} both hold media; leave one of them out"
 
 
 def _place(messages: list[dict[str, Any]], counts: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -211,6 +235,7 @@ def _place(messages: list[dict[str, Any]], counts: Mapping[str, int]) -> list[di
     (as LLaMA-Factory writes it), or before the first question, as TRL does."""
     for kind in reversed(MEDIA):
         if not counts.get(kind):
+            _refuse_mark(messages, kind)
             continue
         for message in messages:
             if message["role"] == "user":
@@ -223,6 +248,23 @@ def _place(messages: list[dict[str, Any]], counts: Mapping[str, int]) -> list[di
             first["content"] = [{"type": kind} for _ in range(counts[kind])] + first["content"]
     _fill(messages, {kind: [None] * counts.get(kind, 0) for kind in MEDIA})
     return messages
+
+
+def _refuse_mark(messages: list[dict[str, Any]], kind: str) -> None:
+    """A question that begins or ends with a mark is about a medium; one that speaks of it may be about HTML."""
+    mark = f"<{kind}>"
+    texts = [
+        entry["text"].strip()
+        for m in messages
+        if m["role"] == "user"
+        for entry in m["content"]
+        if entry["type"] == "text"
+    ]
+    for text in texts:
+        if text.startswith(mark) or text.endswith(mark):
+            raise ValueError(
+                f"text {text!r:.80}: its {mark} would be learned as letters; expected '{kind}s' beside the messages"
+            )
 
 
 def _split(entry: dict[str, Any], kind: str) -> list[dict[str, Any]]:
@@ -247,7 +289,7 @@ def _fill(messages: Sequence[dict[str, Any]], media: Mapping[str, Sequence[Any]]
         entries = []
         for entry in message["content"]:
             kind = entry["type"]
-            if kind in MEDIA and entry.get(kind, entry.get("path", entry.get("url"))) is None:
+            if kind in media and entry.get(kind, entry.get("path", entry.get("url"))) is None:
                 index = entry.get("index", len(used[kind]))
                 if not isinstance(index, int) or not 0 <= index < len(media[kind]):
                     raise ValueError(
@@ -294,8 +336,8 @@ def read_messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for message in told
     ]
-    columns = {kind: [_decode(kind, medium) for medium in media_of(row, kind)] for kind in MEDIA}
     try:
+        columns = {kind: [_decode(kind, medium) for medium in media_of(row, kind)] for kind in MEDIA}
         return _fill(messages, columns)
     except ValueError as error:
         raise RowError(f"{source}: {error}.") from error

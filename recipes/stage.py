@@ -18,12 +18,12 @@ from polyv.hub.checkpoints import check_name, is_run
 from polyv.modeling_polyv.modeling_polyv import PolyVForConditionalGeneration
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes.collator import ConversationCollator, MediaArguments
-from polyv.recipes.data import check_sources, read_mixture
+from polyv.recipes.data import check_sources, read_mixture, refuse_silent
 from polyv.recipes.dry_run import complete, is_dry, print_plan
 from polyv.recipes.synergy import SynergyArguments, SynergyCollator, SynergyTrainer, fit_heads
 from polyv.recipes.targets import Targets
 from polyv.recipes.trainable import WORDS, lora_config, set_trainable
-from polyv.recipes.trainer import PolyVTrainer
+from polyv.recipes.trainer import PolyVTrainer, check_fields
 
 
 @dataclass
@@ -178,6 +178,7 @@ def run(
     """
     start = str(arguments.model_name_or_path or arguments.config_name)
     check_whole("model_name_or_path" if arguments.model_name_or_path else "config_name", start)
+    check_fields(training)
     if arguments.dry_run:
         print_plan(arguments, training, synergy)
         return
@@ -185,7 +186,10 @@ def run(
     set_seed(training.seed)
     print(f"seed {training.seed}")
     rows = read_mixture(data.dataset, data.dataset_weights, training.seed)  # before weights: 7B take minutes
+    rows = keep(rows) if keep else rows
     targets = synergy.load() if synergy else {}
+    if not targets:
+        refuse_silent(rows)
     model = load_model(arguments, training, targets)
     training.model_init_kwargs = None  # used; SFTTrainer would warn that it cannot use it
     is_polyv = isinstance(model, PolyVForConditionalGeneration)
@@ -198,7 +202,7 @@ def run(
         data.bound(processor)
     accepts = inspect.signature(model.forward).parameters
     common: dict[str, Any] = dict(
-        train_dataset=keep(rows) if keep else rows,
+        train_dataset=rows,
         processing_class=saved,
         datasets=data.dataset,
         base_model=arguments.model_name_or_path,
@@ -212,7 +216,7 @@ def run(
         trainer = PolyVTrainer(model, training, data_collator=ConversationCollator(reader, accepts), **common)
     else:
         collator = SynergyCollator(reader, accepts, targets, synergy.student_sees)
-        collator.check(common["train_dataset"])
+        collator.check(rows)
         trainer = SynergyTrainer(
             model, training, data_collator=collator, coarse_weight=synergy.coarse_weight, **common
         )

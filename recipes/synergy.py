@@ -6,7 +6,7 @@ Shape suffixes: B rows, S `<synergy>` tokens of the batch, R regions, D a teache
 
 import json
 import random
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,24 +114,23 @@ class SynergyCollator(ConversationCollator):
         self.targets, self.modalities = targets, tuple(modalities)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        contents = [read_content(row, "content") for row in rows]
         silent = [is_silent(row) for row in rows]
         shown = [
-            {**row, "messages": self.ask(row, content)} if alone else row
-            for row, content, alone in zip(rows, contents, silent, strict=True)
+            {**row, "messages": self.ask(row, read_content(row, "content"))} if alone else row
+            for row, alone in zip(rows, silent, strict=True)
         ]
         batch = super().__call__(shown)
         batch["labels"][torch.tensor(silent)] = IGNORED
+        contents = [read_content(row) for row in rows] if self.targets else []
         for head, targets in self.targets.items():
-            batch[f"{head}_targets"] = self.look_up(targets, rows)
+            batch[f"{head}_targets"] = self.look_up(targets, rows, contents)
         return batch
 
     def ask(self, row: dict[str, Any], content: dict[str, Any]) -> list[dict[str, Any]]:
         """A conversation about one medium of a content, with an empty answer."""
         if not self.targets:
             raise RowError(
-                f"{row.get('source', 'a row')}: it has no messages, and no targets are given, so that it would teach "
-                "nothing. Give temporal_targets or spatial_targets, or leave such rows out."
+                f"{row.get('source', 'a row')}: it has no messages, and no targets are given, so that it would teach nothing."
             )
         kinds = self._seen(row, content)
         draw = random.Random(row.get(DRAW) or str(row.get("source", row.get("id"))))
@@ -160,13 +159,14 @@ class SynergyCollator(ConversationCollator):
             ValueError: no row has what a cache is of.
         """
         found: dict[str, list[int]] = {head: [] for head in self.targets}
-        texts = rows.select_columns(["messages", "content", "teachers", "source"])
-        for index, row in enumerate(texts):
-            if is_silent(row):
-                self._seen(row, read_content(row, "content"))
-            media = read_content(row) if row["content"] or row["teachers"] else _shown_once(row["messages"])
+        for index, (messages, content, teachers) in enumerate(_texts(rows)):
+            if content and messages == "[]":
+                named = json.loads(content)
+                if not any(named.get(kind) for kind in self.modalities):
+                    self._seen(rows[index], named)
+            kinds = _kinds(messages, content, teachers)
             for head in found:
-                if HEADS[head] in media:
+                if HEADS[head] in kinds:
                     found[head].append(index)
         for head, places in found.items():
             if not places:
@@ -175,18 +175,20 @@ class SynergyCollator(ConversationCollator):
                     f"{HEADS[head]}, so there is nothing to foresee. Give rows whose 'content' does, or leave it out."
                 )
             for index in places[:: -(-len(places) // PROBED)]:
-                self.look_up(self.targets[head], [rows[index]])
+                self.look_up(self.targets[head], [rows[index]], [read_content(rows[index])])
 
     def _length(
         self, messages: list[dict[str, Any]], rest: dict[tuple, int], read: Callable[[], dict[str, Any]]
     ) -> int:
         return super()._length(messages, rest, read) if messages else 0  # what a silent row shows is not yet drawn
 
-    def look_up(self, targets: Targets, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
+    def look_up(
+        self, targets: Targets, rows: Sequence[dict[str, Any]], contents: Sequence[dict[str, Any]]
+    ) -> torch.Tensor:
         """[B, R, D]: what the teacher made of each row's content."""
         found = torch.full((len(rows), targets.num_regions, targets.size), torch.nan)
-        for index, row in enumerate(rows):
-            medium = read_content(row).get(targets.modality)
+        for index, (row, content) in enumerate(zip(rows, contents, strict=True)):
+            medium = content.get(targets.modality)
             if medium is None:
                 continue
             try:
@@ -196,20 +198,47 @@ class SynergyCollator(ConversationCollator):
         return found
 
 
-def _shown_once(messages: str) -> set[str]:
-    """The kinds of which a conversation shows one medium."""
-    kinds = [entry["type"] for message in json.loads(messages) for entry in message["content"]]
+def _texts(rows: HubDataset) -> Iterator[tuple[str, str | None, str | None]]:
+    """Of each row the messages, the content, and what its teachers see, without its media."""
+    return zip(rows["messages"], rows["content"], rows["teachers"], strict=True)
+
+
+def _kinds(messages: str, content: str | None, teachers: str | None) -> set[str]:
+    """Of which kinds `read_content` has a medium, by a row's texts alone."""
+    if named := teachers or content:
+        return {kind for kind, media in json.loads(named).items() if media}
+    entries = [entry for message in json.loads(messages) for entry in message["content"]]
+    kinds = [entry["type"] for entry in entries if not isinstance(entry.get(entry["type"]), list)]
     return {kind for kind in kinds if kinds.count(kind) == 1}
 
 
-def contents_of(sources: Sequence[str], modality: str) -> list[Any]:
-    """The media of `modality` that the contents of datasets consist of, in order.
+class Contents(Sequence[Any]):
+    """The media of one modality that the contents of datasets consist of, in order, each read when it is asked for.
+
+    Args:
+        sources: the datasets.
+        modality: "video" or "scene".
 
     Raises:
         RowError: a row is unfit, see `polyv.recipes.data.read_rows`.
     """
-    contents = (read_content(row) for source in sources for row in read_source(source))
-    return [content[modality] for content in contents if content.get(modality) is not None]
+
+    def __init__(self, sources: Sequence[str], modality: str):
+        self.modality = modality
+        self._parts = [read_source(source) for source in sources]
+        self._places = [
+            (part, index)
+            for part in self._parts
+            for index, texts in enumerate(_texts(part))
+            if modality in _kinds(*texts)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, place):
+        part, index = self._places[place]
+        return read_content(part[index])[self.modality]
 
 
 class Drawing(Dataset):

@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,17 @@ def content_hash(medium: Any) -> str:
         return digest.hexdigest()[:32]
     path = os.fspath(medium)
     if is_address(path):
-        path = fetch(path, "video")
-        if isinstance(path, bytes):
-            return content_hash(path)
+        return content_hash(fetch(path, "video")) if path.startswith("data:") else _hash_address(path)
     if path.endswith(".json"):
         path = os.path.dirname(path) or "."
     stamps = tuple((file, os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in _files(path))
     return _hash_files(path, stamps)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _hash_address(address: str) -> str:
+    """Of what was there when it was first asked for: each batch would fetch it anew."""
+    return content_hash(fetch(address, "video"))
 
 
 def _files(path: str) -> list[str]:
@@ -87,7 +91,7 @@ def pool(features: torch.Tensor, regions: Sequence[int]) -> torch.Tensor:
 
 
 def build_cache(
-    teacher: Teacher, media: Iterable[Any], out: str | os.PathLike, regions: Sequence[int] = (1, 1, 1)
+    teacher: Teacher, media: Sequence[Any], out: str | os.PathLike, regions: Sequence[int] = (1, 1, 1)
 ) -> Path:
     """Compute what is missing of the features of `media`, then, if there are none yet, the statistics of all.
 
@@ -95,7 +99,7 @@ def build_cache(
 
     Args:
         teacher: computes them.
-        media: videos or scenes, as the teacher takes them.
+        media: videos or scenes, as the teacher takes them; each is taken twice, once to be hashed.
         out: folder of the cache, made if needed.
         regions: along time (or views), height and width; see `pool`.
 
@@ -119,17 +123,17 @@ def build_cache(
     }
     _claim(out, manifest)
     have = {key for file in _shards(out) for key in _keys(file)}
-    wanted: dict[str, Any] = {}
-    for medium in tqdm(list(media), desc=f"hashing {teacher.modality}s", disable=None):
-        wanted.setdefault(content_hash(medium), medium)
+    wanted: dict[str, int] = {}
+    for place in tqdm(range(len(media)), desc=f"hashing {teacher.modality}s", disable=None):
+        wanted.setdefault(content_hash(media[place]), place)
     if not wanted:
         raise ValueError(f"dataset: it names no {teacher.modality} for the teacher {teacher.name} to see.")
-    missing = {key: medium for key, medium in wanted.items() if key not in have}
+    missing = {key: place for key, place in wanted.items() if key not in have}
     done: dict[str, torch.Tensor] = {}
     written = time.monotonic()
     try:
-        for key, medium in tqdm(missing.items(), desc=f"features of {teacher.modality}s", disable=None):
-            done[key] = pool(teacher(medium), regions)
+        for key, place in tqdm(missing.items(), desc=f"features of {teacher.modality}s", disable=None):
+            done[key] = pool(teacher(media[place]), regions)
             if len(done) == SHARD or time.monotonic() - written > 60 * MINUTES:
                 _write_shard(out, done)
                 done, written = {}, time.monotonic()
@@ -203,7 +207,7 @@ def _write_statistics(out: Path) -> None:
 
 
 def _replace(path: Path, write: Any) -> None:
-    partial = path.with_name(f".{path.name}.tmp")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # of two that cache the same at once, each has its own
     write(partial)
     os.replace(partial, path)
 

@@ -41,8 +41,26 @@ WITHOUT_EFFECT = {
     "label_smoothing_factor": "the loss is the model's own",
     "dataset_text_field": "rows are conversations, see docs/training.md",
     "pad_to_multiple_of": "rows are padded to the longest of their batch",
+    "pad_token": "the processor has its own",
+    "eos_token": "the processor has its own",
+    "chat_template_path": "rows are read by the processor's own template; save another one with the processor",
+    "assistant_only_loss": "answers alone are learned",
+    "packing": "rows are not packed",
+    "packing_strategy": "rows are not packed",
+    "padding_free": "rows are padded to the longest of their batch",
+    "eval_packing": "rows are not packed",
+    "shuffle_dataset": "rows are drawn anew each epoch",
+    "dataset_num_proc": "rows are read as they come; dataloader_num_workers does it beside the training",
 }
-"""Fields of SFTConfig that change nothing here, and why: one that was set is refused."""
+"""Fields of SFTConfig that change nothing here, or not all that they should, and why: one that was set is refused."""
+
+
+def check_fields(training: SFTConfig) -> None:
+    """Raise ValueError where a field `WITHOUT_EFFECT` is set."""
+    defaults = {field.name: field.default for field in dataclasses.fields(SFTConfig)}
+    for name, reason in WITHOUT_EFFECT.items():
+        if (value := getattr(training, name)) not in (None, defaults[name]):
+            raise ValueError(f"{name}={value!r}: it would change nothing, as {reason}. Leave it out.")
 
 
 class PolyVTrainer(ResumingTrainer, SFTTrainer):
@@ -84,10 +102,7 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
         peft_config: Any = None,
         stage: str = "",
     ):
-        defaults = {field.name: field.default for field in dataclasses.fields(SFTConfig)}
-        for name, reason in WITHOUT_EFFECT.items():
-            if (value := getattr(args, name)) not in (None, defaults[name]):
-                raise ValueError(f"{name}={value!r}: it would change nothing, as {reason}. Leave it out.")
+        check_fields(args)
         if args.gradient_checkpointing and (args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
             raise ValueError(
                 "gradient_checkpointing_kwargs: use_reentrant=True cuts the router off from its balance loss. "

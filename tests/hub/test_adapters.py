@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from polyv import cli
@@ -94,6 +95,22 @@ def test_an_adapter_of_a_dense_model_becomes_a_plain_checkpoint(dense_adapter, t
     assert torch.allclose(logits(model, synergy=False), logits(load_adapted(dense_adapter), synergy=False), atol=1e-4)
 
 
+def test_an_adapter_may_have_the_names_of_an_older_transformers(dense_adapter, tmp_path):
+    old = shutil.copytree(dense_adapter, tmp_path / "old")
+    weights = load_file(old / "adapter_model.safetensors")
+    assert any("model.language_model." in name for name in weights)
+    renamed = {name.replace("model.language_model.", "model."): weight for name, weight in weights.items()}
+    save_file(
+        {name.replace("model.model.visual", "model.visual"): w for name, w in renamed.items()},
+        old / "adapter_model.safetensors",
+    )
+    one, other = (
+        load_file(export(adapter, tmp_path / f"whole-{adapter.name}") / "model.safetensors")
+        for adapter in (old, dense_adapter)
+    )
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_models_to_ask_may_be_adapters(adapter, monkeypatch):
     monkeypatch.setattr("polyv.ask.AutoProcessor.from_pretrained", lambda name: None)
     assert torch.allclose(logits(load(str(adapter))[0].cpu()), logits(load_adapted(adapter)), atol=1e-4)
@@ -126,9 +143,21 @@ def test_an_adapter_is_merged_into_its_own_base_alone(adapter, dense_adapter, tm
 def test_neither_an_adapter_nor_its_base_is_written_over(base, adapter):
     for out in (adapter, base):
         before = sorted(path.name for path in out.iterdir())
-        with pytest.raises(ValueError, match=r"it is what would be merged: the adapter, or its base"):
+        with pytest.raises(ValueError, match=r"it is, or holds, what would be merged: the adapter, or its base"):
             export(adapter, out)
         assert sorted(path.name for path in out.iterdir()) == before
+
+
+def test_a_folder_that_holds_the_base_is_not_replaced(base, adapter, tmp_path):
+    """As a checkpoint of a training, on which an adapter was trained."""
+    shutil.copytree(base, tmp_path / "run")
+    inner = shutil.copytree(base, tmp_path / "run/checkpoint-1")
+    mine = shutil.copytree(adapter, tmp_path / "mine")
+    config = json.loads((mine / "adapter_config.json").read_text())
+    (mine / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(inner)}))
+    with pytest.raises(ValueError, match=r"out=.*run: it is, or holds, what would be merged: .*checkpoint-1"):
+        export(mine, tmp_path / "run")
+    assert (inner / "config.json").is_file()
 
 
 def fill(text: str, adapter: Path) -> str:

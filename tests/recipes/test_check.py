@@ -221,15 +221,17 @@ def test_reads_datasets_that_hold_their_media(data, start, tmp_path, monkeypatch
     Dataset.from_list(rows, features=features).to_parquet(str(folder / "train-00000.parquet"))
     report = check([str(folder)], str(start), workers=1)
     assert [unfit.row for unfit in report.unfit] == [2, 3, 4]
-    assert "cannot identify image" in report.unfit[0].cause
+    assert "not a picture that PIL can read" in report.unfit[0].cause
     assert "show image 1, and its column images holds 0" in report.unfit[1].cause
     assert "no answer to learn" in report.unfit[2].cause
     assert report.rows == {str(folder): 4}
+    assert check([str(folder)], str(start), limit=2, workers=1).rows == {str(folder): 2}
     both = check([str(folder), str(data / "rows.jsonl")], str(start), limit=1, workers=1)
     assert not both.unfit  # what the one has as columns and the other as text stands in one mixture
     odd = tmp_path / "odd"
     Dataset.from_list(rows[:1], features=features).save_to_disk(str(tmp_path / "good"))
-    Dataset.from_list([{"messages": GOOD, "images": ["a.png"]}]).save_to_disk(str(odd))
+    one = Features({**features, "images": Image()})
+    Dataset.from_list([{"messages": asks, "images": good}], features=one).save_to_disk(str(odd))
     both = check([str(folder), str(odd)], str(start), limit=1, workers=1)
     assert "cannot be mixed" in both.unfit[0].cause
     with pytest.raises(RowError, match="cannot be mixed"):

@@ -167,8 +167,8 @@ def test_lengths_read_the_pictures_of_one_row_of_a_kind(collator, data, tmp_path
     Dataset.from_list(rows).cast_column("images", List(Image())).save_to_disk(str(tmp_path / "mine"))
     dataset = read_source(str(tmp_path / "mine"))
     assert len(collator.lengths(dataset)) == 3
-    with pytest.raises(OSError, match="cannot identify image"):
-        dataset[2]
+    with pytest.raises(RowError, match="mine, row 3: an image given as bytes: not a picture that PIL can read"):
+        collator([dataset[2]])
 
 
 @given(

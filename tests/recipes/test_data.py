@@ -54,6 +54,18 @@ def test_reads_rows_with_absolute_paths(data):
         ({**GOOD, "prompts": [" "]}, "not empty"),
         ({**GOOD, "images": ["c.png"]}, "c.png: no such file"),
         ({**GOOD, "videos": [["a.png", "a.png"]]}, "expected one path or address"),
+        ({**GOOD, "images": ["a.png"], "image": "a.png"}, "its columns images and image both hold media"),
+        ({**GOOD, "image": "."}, "it is a folder, expected a file"),
+        ({"messages": [turn("user", "?", image=""), turn("assistant", "2")]}, "image '': expected one path"),
+        (
+            {"messages": [turn("user", "<image>\nHow many?"), turn("assistant", "2")]},
+            "<image> would be learned as letters",
+        ),
+        (
+            {"messages": [turn("user", "<image>?", image="a.png"), turn("assistant", "2")]},
+            "would be learned as letters",
+        ),
+        ({"messages": [turn("user", "A <|scene_pad|>?"), turn("assistant", "two")]}, "holds <|scene_pad|>"),
         (
             {"messages": [turn("user", "<image> <image>?"), turn("assistant", "2")], "images": ["a.png"]},
             "image 2, and",
@@ -244,16 +256,31 @@ def text_entry(text: str) -> dict:
         ([{"role": "user", "content": "?"}], {}, "no answer to learn"),
         (
             [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "2"}],
-            {"images": ["a", "b"]},
+            {"images": ["a.png", "a.png"]},
             "of them",
         ),
+        (
+            [{"role": "user", "content": "?"}, {"role": "assistant", "content": "2"}],
+            {"images": ["b.png"]},
+            "no such file",
+        ),
+        (
+            [{"role": "user", "content": "?"}, {"role": "assistant", "content": "2"}],
+            {"content": "a text"},
+            "'content' is 'a",
+        ),
+        ('"a text"', {}, "'messages' is 'a text', expected a list"),
+        ("a text", {}, "'messages' is 'a text', expected a list"),
+        ('[{"role": "user", "content": "\\ud800"}, {"role": "assistant", "content": "2"}]', {}, "half a character"),
         ([{"role": "user", "content": "?"}, {"role": "assistant", "content": "<synergy>"}], {}, "holds <synergy>"),
     ],
 )
-def test_rows_of_datasets_are_checked_like_those_of_files(tmp_path, messages, columns, cause):
-    good = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "2"}]}
-    rows = [{**good, **dict.fromkeys(columns)}, {"messages": messages, **columns}]
+def test_rows_of_datasets_are_checked_like_those_of_files(tmp_path, data, messages, columns, cause):
+    good = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "2"}]
+    good = json.dumps(good) if isinstance(messages, str) else good
+    rows = [{"messages": good, **dict.fromkeys(columns)}, {"messages": messages, **columns}]
     Dataset.from_list(rows).save_to_disk(str(tmp_path / "mine"))
+    (tmp_path / "mine/a.png").write_bytes((data / "a.png").read_bytes())
     with pytest.raises(RowError) as error:
         read_source(str(tmp_path / "mine"))
     assert f"{tmp_path / 'mine'}, row 2: " in str(error.value) and cause in str(error.value)
@@ -274,17 +301,67 @@ def test_pictures_in_messages_are_told_where_to_stand(data, tmp_path):
 def test_datasets_of_contents_alone(tmp_path):
     rows = [{"content": {"image": None, "video": "v.mp4"}, "messages": None}]
     Dataset.from_list(rows).save_to_disk(str(tmp_path / "mine"))
+    (tmp_path / "mine/v.mp4").touch()
     (row,) = read_source(str(tmp_path / "mine"))
-    assert is_silent(row) and read_content(row) == {"video": "v.mp4"}
+    assert is_silent(row) and read_content(row) == {"video": str(tmp_path / "mine/v.mp4")}
     with pytest.raises(RowError, match="mine, row 1: it names a content, and has no messages"):
         read_messages(row)
 
 
-def test_rows_that_were_read_may_be_saved_and_read_again(data, tmp_path):
-    rows = read_rows(data / "rows.jsonl")
+PICTURE = {"bytes": b"png", "path": None}
+ASKED = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "two"}]
+
+
+@pytest.mark.parametrize(
+    ("columns", "features", "expected"),
+    [
+        # A row's pictures are in the one column or in the other.
+        ({"images": [], "image": PICTURE}, {"images": List(Image()), "image": Image()}, ["image", "Which?", "two"]),
+        ({"images": None, "image": PICTURE}, {"images": List(Image()), "image": Image()}, ["image", "Which?", "two"]),
+        (
+            {"images": [PICTURE], "image": None},
+            {"images": List(Image()), "image": Image()},
+            ["image", "Which?", "two"],
+        ),
+        ({"images": [None, PICTURE]}, {"images": List(Image())}, ["image", "Which?", "two"]),
+        ({"images": [PICTURE] * 2}, {"images": List(Image(), length=2)}, ["image", "image", "Which?", "two"]),
+        ({"image": ""}, {"image": Value("string")}, ["Which?", "two"]),
+        ({"image": "a.png"}, {"image": Value("string")}, ["image", "Which?", "two"]),
+        ({"images": ["a.png", None]}, {"images": List(Value("string"))}, ["image", "Which?", "two"]),
+    ],
+)
+def test_columns_of_datasets_come_in_many_kinds(columns, features, expected, data, tmp_path):
+    texts = Features({"messages": List({"role": Value("string"), "content": Value("string")})})
+    rows = Dataset.from_list([{"messages": ASKED, **columns}], features=Features({**texts, **features}))
+    rows.with_format("numpy", columns=["messages"]).save_to_disk(str(tmp_path / "mine"))
+    (tmp_path / "mine/a.png").write_bytes((data / "a.png").read_bytes())
+    assert shown(read_source(str(tmp_path / "mine"))) == expected
+
+
+def test_a_row_with_media_in_two_columns_is_refused(tmp_path):
+    features = {"images": List(Image()), "image": Image()}
+    texts = Features({"messages": List({"role": Value("string"), "content": Value("string")})})
+    rows = [{"messages": ASKED, "images": [PICTURE], "image": PICTURE}]
+    Dataset.from_list(rows, features=Features({**texts, **features})).save_to_disk(str(tmp_path / "mine"))
+    with pytest.raises(RowError, match="row 1: its columns images and image both hold media"):
+        read_source(str(tmp_path / "mine"))
+
+
+def test_a_folder_that_datasets_cannot_read_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_module, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/train.jsonl").write_text('{"messages": [\n')
+    with pytest.raises(RowError, match=r"dataset=.*mine: An error occurred .*JSON parse error"):
+        read_source(str(tmp_path / "mine"))
+
+
+def test_rows_that_were_read_may_be_saved_and_read_again(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(data)
+    rows = read_rows("rows.jsonl")
     rows.save_to_disk(str(tmp_path / "mine"))
-    again = read_source(str(tmp_path / "mine"))
-    assert again["messages"] == rows["messages"] and again["source"][0] == f"{tmp_path / 'mine'}, row 1"
+    monkeypatch.chdir(tmp_path)
+    again = read_source("mine")
+    assert again["messages"] == rows["messages"] and again["source"][0] == "mine, row 1"
 
 
 def test_files_may_have_their_media_in_a_list(data, tmp_path):

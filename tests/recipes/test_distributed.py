@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from polyv import PolyVForConditionalGeneration, PolyVProcessor
 from polyv.recipes import align, distill, stage
 from polyv.recipes.checkpoints import last_complete
-from polyv.recipes.synergy import contents_of, fit_heads
+from polyv.recipes.synergy import Contents, fit_heads
 from polyv.recipes.targets import Targets, build_cache
 from tests import tiny
 from tests.processes import ROOT, run_two
@@ -125,7 +125,7 @@ def folder(data, start, tmp_path_factory) -> Path:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in which))
     targets = {}
     for head, modality, size in (("temporal", "video", 5), ("spatial", "scene", 3)):
-        media = contents_of([str(folder / "mixture.jsonl")], modality)
+        media = Contents([str(folder / "mixture.jsonl")], modality)
         targets[head] = Targets(build_cache(Fixed(modality, size), media, folder / head))
     processor = PolyVProcessor.from_pretrained(start)
     # As in 7B, where embeddings are then split by themselves.

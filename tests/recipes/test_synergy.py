@@ -18,11 +18,11 @@ from polyv.recipes.data import read_rows
 from polyv.recipes.rows import RowError, read_content
 from polyv.recipes.synergy import (
     DRAW,
+    Contents,
     Drawing,
     SynergyArguments,
     SynergyCollator,
     SynergyTrainer,
-    contents_of,
     fit_heads,
     head_size,
 )
@@ -72,7 +72,7 @@ def contents(data, tmp_path_factory):
 def targets(contents):
     made = {}
     for head, modality, size in (("temporal", "video", 5), ("spatial", "scene", 3)):
-        media = contents_of([str(contents / "contents.jsonl")], modality)
+        media = Contents([str(contents / "contents.jsonl")], modality)
         made[head] = Targets(build_cache(Fixed(modality, size), media, contents / head))
     return made
 
@@ -266,7 +266,7 @@ def test_heads_take_their_teachers_sizes(polyv, targets):
 
 
 def test_regions_are_foreseen_by_one_token_or_by_one_each(polyv, contents, rows, processor, tmp_path):
-    media = contents_of([str(contents / "contents.jsonl")], "video")
+    media = Contents([str(contents / "contents.jsonl")], "video")
     regions = Targets(build_cache(Fixed("video", 5), media, tmp_path / "regions", (2, 1, 1)))
     collator = SynergyCollator(processor, inspect.signature(polyv.forward).parameters, {"temporal": regions})
     trainer = make_trainer(polyv, collator, rows, tmp_path / "one")

@@ -3,6 +3,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -96,6 +99,40 @@ def test_what_is_there_is_not_computed_again(media, tmp_path):
         Targets(tmp_path / "cache")(media[0])
     with pytest.raises(ValueError, match="video of 3 bytes: the cache"):  # held by a dataset
         Targets(tmp_path / "cache")(b"new")
+
+
+def test_two_may_write_the_same_at_once(media, tmp_path):
+    """Each of the processes has a temporary file of its own, and the last one stays."""
+    code = f"""
+import torch
+from pathlib import Path
+from polyv.recipes.targets import _write_shard
+for _ in range(200):
+    _write_shard(Path({str(tmp_path)!r}), {{"a": torch.ones(1, 6)}})
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [("", 0)] * 2
+    assert [path.suffix for path in tmp_path.glob("*features*")] == [".safetensors"]
+
+
+def test_media_are_read_one_at_a_time(tmp_path):
+    """A dataset's own media need not fit in memory together."""
+    read = []
+
+    class Media(Sequence):
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, place):
+            read.append(place)
+            return bytes([place % 2])
+
+    class Bytes(Counting):
+        def __call__(self, medium):
+            return torch.full((1, 1, 1, 6), float(medium[0]))
+
+    build_cache(Bytes(), Media(), tmp_path / "cache")
+    assert read == [0, 1, 2, 3, 4, 0, 1] and len(Targets(tmp_path / "cache")) == 2
 
 
 def test_an_interrupted_run_goes_on_and_ends_like_one_that_was_not(media, tmp_path, monkeypatch):
