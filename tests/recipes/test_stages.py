@@ -385,21 +385,6 @@ def test_mistakes_of_the_command_line_are_told_as_such(recipe, merged, tmp_path)
         align.main(["--config", str(one), *where])
 
 
-def test_what_would_end_it_later_ends_it_before_the_weights_are_read(recipe, merged, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("polyv.recipes.stage.load_model", lambda *_: pytest.fail("it reads the weights"))
-    start = ["--config", str(recipe), "--model_name_or_path", str(merged), "--output_dir", str(tmp_path / "out")]
-    template = tmp_path / "other.jinja"
-    template.write_text("x")
-    for field in (["chat_template_path", str(template)], ["packing", "true"], ["max_length", "77"]):
-        with pytest.raises(ValueError, match=rf"{field[0]}=.*: it would change nothing, as rows are"):
-            align.main([*start, f"--{field[0]}", field[1]])
-    rows = tmp_path / "rows.jsonl"
-    silent = {"content": {"image": str(data / "a.png")}}
-    rows.write_text((data / "rows.jsonl").read_text().splitlines()[-1] + "\n" + json.dumps(silent) + "\n")
-    with pytest.raises(RowError, match=r"rows.jsonl, row 2: it names a content, and has no messages\. Only `polyv tr"):
-        align.main([*start, "--dataset", str(rows), "--dataset_weights", "1"])
-
-
 def test_unknown_keys_of_a_recipe_are_refused(recipe, merged, tmp_path):
     file = tmp_path / "typo.yaml"
     file.write_text(recipe.read_text() + "coarse_wieght: 2\n")

@@ -10,7 +10,9 @@ from transformers import TrainerCallback
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from polyv import PolyVForConditionalGeneration
+from polyv.recipes import pretrain
 from polyv.recipes.data import COLUMNS
+from polyv.recipes.rows import RowError
 from polyv.recipes.trainer import PolyVTrainer
 
 
@@ -64,6 +66,20 @@ def test_refuses_what_would_change_nothing(make_trainer, dense, field):
     make_trainer(dense, max_length=None)
     with pytest.raises(ValueError, match=f"{next(iter(field))}=.*: it would change nothing"):
         make_trainer(dense, **field)
+
+
+def test_what_would_end_it_later_ends_it_before_there_are_weights(start, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("polyv.recipes.stage.load_model", lambda *_: pytest.fail("it makes the weights"))
+    command = ["--config_name", str(start), "--output_dir", str(tmp_path / "out"), "--use_cpu", "--bf16", "false"]
+    (tmp_path / "other.jinja").write_text("x")
+    for name, value in (("chat_template_path", tmp_path / "other.jinja"), ("packing", "true"), ("max_length", "77")):
+        with pytest.raises(ValueError, match=rf"{name}=.*: it would change nothing, as rows are"):
+            pretrain.main([*command, "--dataset", str(data / "rows.jsonl"), f"--{name}", str(value)])
+    rows = tmp_path / "rows.jsonl"
+    silent = {"content": {"image": str(data / "a.png")}}
+    rows.write_text((data / "rows.jsonl").read_text().splitlines()[-1] + "\n" + json.dumps(silent) + "\n")
+    with pytest.raises(RowError, match=r"rows.jsonl, row 2: it names a content, and has no messages\. Only `polyv tr"):
+        pretrain.main([*command, "--dataset", str(rows)])
 
 
 def test_checkpointing_changes_no_gradient(make_trainer, polyv):
