@@ -2,7 +2,9 @@
 """The table of a study: what its arms reached so far, as JSON, Markdown and a picture."""
 
 import json
+import os
 from collections import defaultdict
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -14,6 +16,7 @@ from polyv.evaluation.compare import compare_all
 from polyv.evaluation.evaluate import write_whole
 from polyv.evaluation.measurements import gather
 from polyv.evaluation.study import Run, Study, Test
+from polyv.recipes.rows import MEDIA
 
 
 def write_results(study: Study, command: str) -> dict[str, Any]:
@@ -40,6 +43,9 @@ def write_results(study: Study, command: str) -> dict[str, Any]:
     if found:
         write_whole(out.with_suffix(".md"), to_markdown(results))
         draw(results, out.with_suffix(".png"))
+    across = [row for row in results.get("compared", []) if row["base"] == study.against[0] and "labelled" in row]
+    if across:
+        draw_matrix(across, out.with_name(f"{out.stem}-matrix.png"))
     return results
 
 
@@ -220,10 +226,41 @@ def draw(results: dict[str, Any], path: Path) -> None:
         axes.set_title(title, loc="left", fontsize=10)
         axes.grid(axis="x", alpha=0.3)
     grid[-1, 0].set_xlabel("accuracy; dots are seeds, dashed is what words alone give")
-    partial = path.with_name(f".{path.name}.tmp")
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two studies may share a file
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(partial, dpi=100, format="png")
     partial.replace(path)
+
+
+def draw_matrix(rows: list[dict[str, Any]], path: Path) -> None:
+    """How far each arm is above the first base, by the modality that was labelled and the one that was asked about: a
+    matrix for each teacher and arm. Bold: the interval over test scenes does not hold 0. Empty: not measured."""
+    kinds = [kind for kind in MEDIA if any(kind in (row["labelled"], row["tested"]) for row in rows)]
+    teachers = list(dict.fromkeys(row.get("teacher", "") for row in rows))
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    figure = Figure(figsize=(1.2 + 1.75 * len(arms), 0.6 + 1.9 * len(teachers)), layout="constrained")
+    grid = figure.subplots(len(teachers), len(arms), squeeze=False, sharex=True, sharey=True)
+    for axes, (teacher, arm) in zip(grid.flat, product(teachers, arms), strict=True):
+        matrix = np.full((len(kinds), len(kinds)), np.nan)
+        for row in (row for row in rows if (row.get("teacher", ""), row["arm"]) == (teacher, arm)):
+            place = kinds.index(row["labelled"]), kinds.index(row["tested"])
+            matrix[place] = row["difference"]
+            sure = row["interval"][0] > 0 or row["interval"][1] < 0
+            text = f"{row['difference']:+.3f}\n{row['seeds']} seed{'s' * (row['seeds'] > 1)}"
+            weight = "bold" if sure else "normal"
+            axes.text(*reversed(place), text, ha="center", va="center", fontsize=8, weight=weight)
+        axes.imshow(matrix, cmap="RdBu", vmin=-0.06, vmax=0.06)
+        axes.set_xticks(range(len(kinds)), kinds, fontsize=8)
+        axes.set_yticks(range(len(kinds)), kinds, fontsize=8, rotation=90, va="center")
+        axes.set_title(arm if teacher == teachers[0] else "", fontsize=9)
+    for axes, teacher in zip(grid[:, 0], teachers, strict=True):
+        axes.set_ylabel(f"{teacher}\nlabelled".strip(), fontsize=9)
+    figure.supxlabel(f"asked about; accuracy less that of {rows[0]['base']}", fontsize=9)
+    _save(figure, path)
 
 
 def _question_panels(rows: list[dict[str, Any]]) -> tuple[dict[str, dict[str, list[float]]], dict[str, float]]:
@@ -239,4 +276,4 @@ def _question_panels(rows: list[dict[str, Any]]) -> tuple[dict[str, dict[str, li
     return panels, priors
 
 
-__all__ = ["above_prior", "draw", "to_markdown", "write_results"]
+__all__ = ["above_prior", "draw", "draw_matrix", "to_markdown", "write_results"]

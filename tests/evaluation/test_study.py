@@ -320,6 +320,7 @@ def test_the_table_compares_arms(tmp_path, monkeypatch):
     for run in study.runs():
         put(run, run.tests()[0], 0.5)
     (row, _) = write_results(study, "x")["compared"]
+    assert Path("results-matrix.png").stat().st_size > 3000
     assert (row["labelled"], row["tested"], row["arm"], row["base"], row["seeds"]) == (
         "video",
         "image",
