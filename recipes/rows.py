@@ -70,7 +70,9 @@ def check_row(row: Any, folder: Path, held: Mapping[str, int] | None = None) -> 
         messages = _fill(messages, {kind: found for kind, found in paths.items() if found or not counts[kind]})
     checked["messages"] = json.dumps(messages, ensure_ascii=False)
     try:
-        json.dumps(checked, ensure_ascii=False).encode()
+        for text in (*checked.values(), *(checked["prompts"] or ())):
+            if isinstance(text, str):
+                text.encode()
     except UnicodeEncodeError as error:  # a lone surrogate is JSON, and no text
         raise ValueError(f"it holds half a character: {error.reason}") from error
     return checked
@@ -181,10 +183,9 @@ def _check_path(kind: str, medium: Any, folder: Path) -> str:
         )
     if kind == "scene" or not is_address(medium):
         medium = os.path.join(folder, medium)
-        if not os.path.exists(medium):
-            raise ValueError(f"{kind} {medium}: no such file")
-        if kind != "scene" and not os.path.isfile(medium):
-            raise ValueError(f"{kind} {medium}: it is a folder, expected a file")
+        if not (os.path.exists if kind == "scene" else os.path.isfile)(medium):
+            fault = "it is no file" if os.path.exists(medium) else "no such file"
+            raise ValueError(f"{kind} {medium}: {fault}")
     return medium
 
 

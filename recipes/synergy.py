@@ -159,14 +159,17 @@ class SynergyCollator(ConversationCollator):
             ValueError: no row has what a cache is of.
         """
         found: dict[str, list[int]] = {head: [] for head in self.targets}
-        for index, (messages, content, teachers) in enumerate(_texts(rows)):
+        known: dict[tuple, set[str]] = {}  # a mixture repeats its shorter parts, many times
+        for index, texts in enumerate(_texts(rows)):
+            messages, content, teachers = texts
             if content and messages == "[]":
                 named = json.loads(content)
                 if not any(named.get(kind) for kind in self.modalities):
                     self._seen(rows[index], named)
-            kinds = _kinds(messages, content, teachers)
+            if texts not in known:
+                known[texts] = _kinds(messages, content, teachers)
             for head in found:
-                if HEADS[head] in kinds:
+                if HEADS[head] in known[texts]:
                     found[head].append(index)
         for head, places in found.items():
             if not places:
@@ -200,7 +203,8 @@ class SynergyCollator(ConversationCollator):
 
 def _texts(rows: HubDataset) -> Iterator[tuple[str, str | None, str | None]]:
     """Of each row the messages, the content, and what its teachers see, without its media."""
-    return zip(rows["messages"], rows["content"], rows["teachers"], strict=True)
+    for batch in rows.select_columns(["messages", "content", "teachers"]).iter(batch_size=1000):
+        yield from zip(batch["messages"], batch["content"], batch["teachers"], strict=True)
 
 
 def _kinds(messages: str, content: str | None, teachers: str | None) -> set[str]:

@@ -55,7 +55,7 @@ def test_reads_rows_with_absolute_paths(data):
         ({**GOOD, "images": ["c.png"]}, "c.png: no such file"),
         ({**GOOD, "videos": [["a.png", "a.png"]]}, "expected one path or address"),
         ({**GOOD, "images": ["a.png"], "image": "a.png"}, "its columns images and image both hold media"),
-        ({**GOOD, "image": "."}, "it is a folder, expected a file"),
+        ({**GOOD, "image": "."}, "/.: it is no file"),
         ({"messages": [turn("user", "?", image=""), turn("assistant", "2")]}, "image '': expected one path"),
         (
             {"messages": [turn("user", "<image>\nHow many?"), turn("assistant", "2")]},
