@@ -116,7 +116,7 @@ def _check_there(where: str, datasets: Sequence[Any], run: Run) -> None:
     made = {str(need.folder) for need in run.needs()}
     for source in map(str, datasets):
         on_the_hub = not is_jsonl(source) and "/" in source
-        if source not in made and not Path(source).exists() and not on_the_hub and "{" not in source:
+        if source not in made and not Path(source).exists() and not on_the_hub:
             raise FileNotFoundError(f"{where}: dataset={source}: there is no such file or folder.")
 
 

@@ -127,9 +127,8 @@ def read_dataset(source: str, limit: int | None = None) -> tuple[Dataset, dict[i
     if not {"messages", "conversations", "content"} & set(rows.column_names):
         raise RowError(f"dataset={source}: it has {rows.column_names}, expected a column 'messages'.")
     media = {name: kind for kind in MEDIA for name in (f"{kind}s", kind) if name in rows.column_names}
-    columns = [
-        name for name in media if not _holds(rows.features[name], Value)
-    ]  # else they are paths, or there are none
+    # Columns of texts hold paths, which become part of the messages.
+    columns = [name for name in media if not _holds(rows.features[name], Value)]
     for name in columns:  # by the processor: its errors name the row
         for feature in (Image, Video):
             if _holds(rows.features[name], feature):

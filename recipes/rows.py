@@ -38,8 +38,8 @@ def check_row(row: Any, folder: Path, held: Mapping[str, int] | None = None) -> 
 
     Args:
         row: {"messages": [{"role", "content"}, …]}, or {"conversations": [{"from", "value"}, …], "system"}, with
-            "content" (see `check_content`) beside it or in its place.
-            What "images" and the like hold are paths, which become part of the messages.
+            "content" (see `check_content`) beside it or in its place. Paths in "images" and the like become part of the
+            messages.
         folder: where relative paths begin; files are looked up.
         held: how many media stand in a dataset's own columns, by their names; None: it is the row of a file.
 
@@ -254,14 +254,8 @@ def _place(messages: list[dict[str, Any]], counts: Mapping[str, int]) -> list[di
 def _refuse_mark(messages: list[dict[str, Any]], kind: str) -> None:
     """A question that begins or ends with a mark is about a medium; one that speaks of it may be about HTML."""
     mark = f"<{kind}>"
-    texts = [
-        entry["text"].strip()
-        for m in messages
-        if m["role"] == "user"
-        for entry in m["content"]
-        if entry["type"] == "text"
-    ]
-    for text in texts:
+    asked = [entry for message in messages if message["role"] == "user" for entry in message["content"]]
+    for text in (entry["text"].strip() for entry in asked if entry["type"] == "text"):
         if text.startswith(mark) or text.endswith(mark):
             raise ValueError(
                 f"text {text!r:.80}: its {mark} would be learned as letters; expected '{kind}s' beside the messages"
