@@ -18,6 +18,7 @@ from polyv.evaluation.study import Run, Test
 
 
 _DRAWS = 4000
+_COLUMNS = 10
 
 
 def compare(
@@ -125,7 +126,7 @@ def compare_all(found: Sequence[tuple[Run, Test, dict[str, Any]]], bases: Sequen
 
     Returns:
         What `compare` gives of each two, with the fields of the case and of the test, "arm" and "base". The kinds are
-        suites, or templates where there is one suite.
+        templates, or suites where there are more than ten of these.
     """
     rights: dict[tuple, dict[str, dict[int, str]]] = {}
     kinds: dict[tuple, list[str]] = {}
@@ -152,11 +153,13 @@ def compare_all(found: Sequence[tuple[Run, Test, dict[str, Any]]], bases: Sequen
 
 
 def _kinds(measured: Mapping[str, Any]) -> list[str]:
-    """Each question's suite; or, where all are of one, its template."""
-    names = dict(zip(KINDS, sorted(measured["templates"]), strict=False))
-    whole = [names[letter].partition("/") for letter in measured["kinds"].replace(" ", "")]
-    several = len({suite for suite, _, _ in whole}) > 1
-    return [suite if several else template for suite, _, template in whole]
+    """Each question's template; or, where these are too many for a table, its suite."""
+    whole = sorted(measured["templates"])
+    suites, templates = ([name.partition("/")[part] for name in whole] for part in (0, 2))
+    if len(whole) <= _COLUMNS:
+        suites = templates if len(set(templates)) == len(whole) else whole
+    letters = dict(zip(KINDS, suites, strict=False))
+    return [letters[letter] for letter in measured["kinds"].replace(" ", "")]
 
 
 __all__ = ["compare", "compare_all"]
