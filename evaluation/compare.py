@@ -55,11 +55,13 @@ def compare(
     ends = [seed for seed in seeds if seed in there]
     per_question = np.mean(differences, axis=0)
     scenes = np.repeat(np.arange(len(ours[seeds[0]].split())), list(map(len, ours[seeds[0]].split())))
-    sizes = np.bincount(scenes)
-    draws = _resample(len(sizes))
+    draws = _resample(len(ours[seeds[0]].split()))
 
-    def resampled(values: np.ndarray) -> np.ndarray:
-        return (draws @ np.bincount(scenes, values)) / (draws @ sizes)
+    def resampled(values: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
+        """Means over the questions of each draw of scenes, which may hold none of a rare kind: NaN."""
+        asked = draws @ np.bincount(scenes, chosen)
+        drawn = draws @ np.bincount(scenes, values if chosen is None else values * chosen)
+        return np.divide(drawn, asked, where=asked > 0, out=np.full(_DRAWS, np.nan))
 
     by_seed = [float(difference.mean()) for difference in differences]
     result: dict[str, Any] = {
@@ -71,15 +73,11 @@ def compare(
         "wins": int(sum((difference > 0).sum() for difference in differences)),
         "losses": int(sum((difference < 0).sum() for difference in differences)),
     }
-    if len(kinds):
+    if kinds:
 
         def told(chosen: np.ndarray) -> tuple[float, list[float]]:
-            # A draw of scenes may hold none of a rare kind.
-            asked = draws @ np.bincount(scenes, chosen)
-            drawn = np.divide(
-                draws @ np.bincount(scenes, per_question * chosen), asked, where=asked > 0, out=np.full(_DRAWS, np.nan)
-            )
-            return float(per_question[chosen].mean()), np.nanquantile(drawn, [0.025, 0.975]).tolist()
+            interval = np.nanquantile(resampled(per_question, chosen), [0.025, 0.975])
+            return float(per_question[chosen].mean()), interval.tolist()
 
         result["kinds"] = {}
         for kind in dict.fromkeys(kinds):

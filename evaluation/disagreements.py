@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from polyv.evaluation.evaluate import write_whole
-from polyv.evaluation.measurements import check_report, is_as_the_study_says
+from polyv.evaluation.measurements import is_measured, read_commit
 from polyv.evaluation.metrics import normalise
 from polyv.evaluation.study import Run, Study
 
@@ -61,7 +61,7 @@ def find_disagreements(study: Study, arms: list[str], seed: int) -> dict[str, An
     return {
         "arms": arms,
         "seed": seed,
-        "commits": [_commit(_run(study, name, seed)) for name in arms],
+        "commits": [read_commit(_run(study, name, seed)) for name in arms],
         "version": manifest["version"],
         "world": {name: manifest[name] for name in ("split", "seed", "size")},
         "counts": right,
@@ -76,18 +76,12 @@ def _run(study: Study, name: str, seed: int) -> Run:
     return found[0]
 
 
-def _commit(run: Run) -> str | None:
-    noted = run.beside("commit")
-    return noted.read_text().strip() if noted.is_file() else None  # untuned has none
-
-
 def _answers(study: Study, name: str, seed: int) -> list[dict[str, Any]]:
     run = _run(study, name, seed)
     (test,) = run.tests()
     file = test.answers
-    if not file.is_file() or not is_as_the_study_says(run):
+    if not file.is_file() or not is_measured(run, test, {}):
         raise ValueError(f"arms: {name} of seed {seed} was not measured here; {file} is missing. Run `polyv ablate`.")
-    check_report(run, test)
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 

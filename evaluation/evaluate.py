@@ -53,8 +53,8 @@ def run(
 
     Returns:
         What `out` holds: `{"suites": {name: {"accuracy", "n", "interval", "prior"}}, "templates": (the same for
-        each "suite/template"), "mean_accuracy", "mean_prior", "model", "seed", "world", "n"}`. `prior` is the accuracy, on the same
-        questions, of the best answer that the question's words alone suggest, as fitted on training seeds.
+        each "suite/template"), "mean_accuracy", "mean_prior", "model", "seed", "world", "n"}`. `prior` is the accuracy,
+        on the same questions, of the best answer that the question's words alone suggest, as fitted on training seeds.
 
     Raises:
         ValueError: an unknown suite; `n` or `batch_size` below 1; an `out` that cannot be written; a world that holds

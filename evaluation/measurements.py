@@ -172,7 +172,7 @@ def _read(run: Run, test: Test) -> dict[str, Any]:
         "questions": hashlib.sha256(asked.encode()).hexdigest()[:16],
         "seconds": _seconds(run),
         "flops": _flops(run.folder),
-        "commit": noted.read_text().strip() if (noted := run.beside("commit")).is_file() else None,
+        "commit": read_commit(run),
         "suites": report["suites"],
         "templates": report["templates"],
         "right": " ".join(right),
@@ -206,6 +206,12 @@ def _flops(checkpoint: Path) -> float | None:
     return decoder_flops(config, TOKENS, TOKENS, logits=1) / TOKENS
 
 
+def read_commit(run: Run) -> str | None:
+    """What `note_commit` wrote down; None of what was never trained."""
+    noted = run.beside("commit")
+    return noted.read_text().strip() if noted.is_file() else None
+
+
 def note_commit(run: Run) -> None:
     """Write down which code trains a run: the commit, with "+" where the code differs from it; nothing where the code
     is in no repository."""
@@ -230,5 +236,6 @@ __all__ = [
     "is_measured",
     "kept_file",
     "note_commit",
+    "read_commit",
     "read_kept",
 ]

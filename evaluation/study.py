@@ -198,7 +198,6 @@ class Test:
 
     Attributes:
         fields: by which it differs from the arm's others.
-        questions: a file of questions; None where those of a world are asked.
         report: what is written.
         settings: by which it tells apart what was asked otherwise: `Study.test`'s, but for what `fields` say.
     """
@@ -206,9 +205,13 @@ class Test:
     __test__ = False  # not one of pytest's
 
     fields: dict[str, str]
-    questions: Path | None
     report: Path
     settings: dict[str, Any]
+
+    @property
+    def questions(self) -> Path | None:
+        """A file of questions; None where those of a world are asked."""
+        return Path(self.settings["questions"]) if "questions" in self.settings else None
 
     @property
     def answers(self) -> Path:
@@ -249,14 +252,14 @@ class Run:
             return []
         study = Path(self.study.results).stem
         if "questions" not in self.study.test:
-            return [Test({}, None, self.beside(f"{study}.report.json"), dict(self.study.test))]
+            return [Test({}, self.beside(f"{study}.report.json"), dict(self.study.test))]
         questions = self._fill(self.study.test["questions"])
         tests = []
         for kind in self._fill(self.study.test.get("tested", [None])):
             file = questions if kind is None else questions.replace("{tested}", kind)
             fields = {} if kind is None else {"tested": kind}
             report = ".".join([study, *fields.values(), "report.json"])
-            tests.append(Test(fields, Path(file), self.beside(report), {"questions": file}))
+            tests.append(Test(fields, self.beside(report), {"questions": file}))
         return tests
 
     def needs(self) -> list["Run"]:

@@ -19,7 +19,7 @@ from polyv.evaluation.widen import widen
 from polyv.hub.adapters import check_whole
 from polyv.hub.upcycle import MODALITIES, upcycle_to_disk
 from polyv.recipes.controls import Control, write_control
-from polyv.recipes.data import is_jsonl
+from polyv.recipes.data import check_weights, is_jsonl
 from polyv.recipes.stage import DataArguments, ModelArguments
 from polyv.recipes.synergy import SynergyArguments
 from polyv.recipes.targets import MANIFEST
@@ -96,16 +96,18 @@ def _check_recipe(where: str, run: Run) -> None:
     _check_filled(where, settings)
     datasets, weights = settings.get("dataset", []), settings.get("dataset_weights")
     datasets = [datasets] if isinstance(datasets, str) else datasets
+    weights = [weights] if isinstance(weights, (int, float)) else weights
     _check_there(where, datasets, run)
-    if weights is not None and len(weights) != len(datasets):
-        raise ValueError(f"{where}: dataset_weights: got {weights} for {len(datasets)} datasets; expected one each.")
+    try:
+        check_weights(datasets, weights)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     for name in ("temporal_targets", "spatial_targets"):
         if settings.get(name) and not Path(settings[name], MANIFEST).is_file():
             raise FileNotFoundError(
                 f"{where}: {name}={settings[name]}: there is no cache; make it: polyv teachers cache."
             )
-    numbers = {each.name: each.type for each in fields(SFTConfig) if each.type in (int, float)}
-    for name in numbers.keys() & settings.keys():
+    for name in settings.keys() & {each.name for each in fields(SFTConfig) if each.type in (int, float)}:
         try:
             float(settings[name])
         except (TypeError, ValueError):

@@ -17,10 +17,10 @@ from polyv.hub.checkpoints import check_name
 
 
 FILES = ("adapter_config.json", "adapter_model*")
+"""What PEFT saves of an adapter, beside a card."""
 
 # Of Qwen2.5-VL's weights, before transformers 4.52.
 _OLD_NAMES = {r"^model\.(?=(?:layers|embed_tokens|norm)\.)": "model.language_model.", r"^visual\.": "model.visual."}
-"""What PEFT saves of an adapter, beside a card."""
 
 
 def require_peft(what: str) -> None:

@@ -190,11 +190,16 @@ def check_sources(sources: Sequence[str]) -> None:
             raise FileNotFoundError(f"dataset={source}: there is no such file. Expected rows of JSON, see README.md.")
 
 
+def iter_texts(rows: Dataset) -> Iterator[tuple[str, str | None, str | None]]:
+    """Of each row the messages, the content, and what its teachers see, without its media."""
+    for batch in rows.select_columns(["messages", "content", "teachers"]).iter(batch_size=1000):
+        yield from zip(batch["messages"], batch["content"], batch["teachers"], strict=True)
+
+
 def refuse_silent(rows: Dataset) -> None:
     """RowError: a row only names a content, which teaches nothing where no teacher's targets are given."""
-    texts = (told for batch in rows.select_columns("messages").iter(batch_size=1000) for told in batch["messages"])
-    for index, told in enumerate(texts):
-        if told == "[]":
+    for index, (messages, _, _) in enumerate(iter_texts(rows)):
+        if messages == "[]":
             raise RowError(
                 f"{rows[index]['source']}: it names a content, and has no messages. Only `polyv train distill` takes that, "
                 "with temporal_targets or spatial_targets; leave such rows out."
@@ -204,6 +209,15 @@ def refuse_silent(rows: Dataset) -> None:
 def is_jsonl(source: str | Path) -> bool:
     """Whether `source` names a file of rows; all else is for `datasets` to load."""
     return str(source).endswith((".jsonl", ".json"))
+
+
+def check_weights(sources: Sequence[str], weights: Sequence[float] | None) -> None:
+    """ValueError: `weights` are not one above 0 for each of `sources`."""
+    if weights is not None and (len(weights) != len(sources) or min(weights) <= 0):
+        raise ValueError(
+            f"dataset_weights: got {weights} for {len(sources)} datasets ({', '.join(map(str, sources))}), expected one "
+            "above 0 for each. For other datasets than the recipe's give other weights, too: --dataset_weights 1."
+        )
 
 
 def read_mixture(sources: Sequence[str], weights: Sequence[float] | None, seed: int) -> Dataset:
@@ -216,11 +230,7 @@ def read_mixture(sources: Sequence[str], weights: Sequence[float] | None, seed: 
         RowError: a row is unfit, see `read_rows`.
         ValueError: `weights` do not fit `sources`.
     """
-    if weights is not None and (len(weights) != len(sources) or min(weights) <= 0):
-        raise ValueError(
-            f"dataset_weights: got {weights} for {len(sources)} datasets ({', '.join(map(str, sources))}), expected one "
-            "above 0 for each. For other datasets than the recipe's give other weights, too: --dataset_weights 1."
-        )
+    check_weights(sources, weights)
     parts = [read_source(source) for source in sources]
     try:
         if weights is None:

@@ -6,7 +6,7 @@ Shape suffixes: B rows, S `<synergy>` tokens of the batch, R regions, D a teache
 
 import json
 import random
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from polyv.modeling_polyv.encodings import PolyVSynergyHead
 from polyv.modeling_polyv.modeling_polyv import PolyVForConditionalGeneration
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes.collator import IGNORED, ConversationCollator
-from polyv.recipes.data import read_source
+from polyv.recipes.data import iter_texts, read_source
 from polyv.recipes.rows import MEDIA, RowError, ask_about, is_silent, read_content
 from polyv.recipes.targets import Targets
 from polyv.recipes.trainer import PolyVTrainer
@@ -160,14 +160,11 @@ class SynergyCollator(ConversationCollator):
         """
         found: dict[str, list[int]] = {head: [] for head in self.targets}
         known: dict[tuple, set[str]] = {}  # a mixture repeats its shorter parts, many times
-        for index, texts in enumerate(_texts(rows)):
-            messages, content, teachers = texts
-            if content and messages == "[]":
-                named = json.loads(content)
-                if not any(named.get(kind) for kind in self.modalities):
-                    self._seen(rows[index], named)
+        for index, texts in enumerate(iter_texts(rows)):
             if texts not in known:
-                known[texts] = _kinds(messages, content, teachers)
+                known[texts] = _kinds(*texts)
+                if texts[0] == "[]":
+                    self._seen(rows[index], read_content(rows[index], "content"))
             for head in found:
                 if HEADS[head] in known[texts]:
                     found[head].append(index)
@@ -201,12 +198,6 @@ class SynergyCollator(ConversationCollator):
         return found
 
 
-def _texts(rows: HubDataset) -> Iterator[tuple[str, str | None, str | None]]:
-    """Of each row the messages, the content, and what its teachers see, without its media."""
-    for batch in rows.select_columns(["messages", "content", "teachers"]).iter(batch_size=1000):
-        yield from zip(batch["messages"], batch["content"], batch["teachers"], strict=True)
-
-
 def _kinds(messages: str, content: str | None, teachers: str | None) -> set[str]:
     """Of which kinds `read_content` has a medium, by a row's texts alone."""
     if named := teachers or content:
@@ -229,11 +220,10 @@ class Contents(Sequence[Any]):
 
     def __init__(self, sources: Sequence[str], modality: str):
         self.modality = modality
-        self._parts = [read_source(source) for source in sources]
         self._places = [
             (part, index)
-            for part in self._parts
-            for index, texts in enumerate(_texts(part))
+            for part in map(read_source, sources)
+            for index, texts in enumerate(iter_texts(part))
             if modality in _kinds(*texts)
         ]
 

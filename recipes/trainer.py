@@ -84,8 +84,8 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
         stage: what the model card says of how it was trained, beyond data, steps and seed.
 
     Raises:
-        ValueError: a field `WITHOUT_EFFECT` is set, or gradient checkpointing is reentrant. The router's statistics are captured inside the checkpointed
-            layers: without a graph, which would silence the balance loss.
+        ValueError: a field `WITHOUT_EFFECT` is set, or gradient checkpointing is reentrant. The router's statistics are
+            captured inside the checkpointed layers: without a graph, which would silence the balance loss.
     """
 
     _tag_names = ["polyv"]
