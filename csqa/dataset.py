@@ -33,6 +33,7 @@ from polyv.csqa.pairing import with_image
 from polyv.csqa.records import SPLITS, Media, SceneRecord, Split, read_records, write_records
 from polyv.csqa.selection import CAP, TEMPLATE, crossed_priors, select, text_priors, thin
 from polyv.csqa.wording import model_of, word, write_rejections
+from polyv.files import whole
 from polyv.world.make import alone_in, make_world
 
 
@@ -267,17 +268,18 @@ def _write_shards(
 
 def write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
     """Write a file of Parquet, whole or not at all, each table as a group of rows, in which what many rows show is stored once."""
-    part = path.with_name(f".{path.name}.part")
-    with pq.ParquetWriter(
-        part,
-        FEATURES.arrow_schema,
-        compression="zstd",
-        use_dictionary=True,
-        dictionary_pagesize_limit=2**30,
-    ) as writer:
+    with (
+        whole(path) as partial,
+        pq.ParquetWriter(
+            partial,
+            FEATURES.arrow_schema,
+            compression="zstd",
+            use_dictionary=True,
+            dictionary_pagesize_limit=2**30,
+        ) as writer,
+    ):
         for table in tables:
             writer.write_table(table)
-    part.replace(path)
 
 
 def _chunk(rows: list[dict[str, Any]], index: int) -> list[dict[str, Any]]:

@@ -21,6 +21,8 @@ from pydantic import (
     model_validator,
 )
 
+from polyv.files import whole
+
 
 Vector = tuple[float, float, float]
 Box = tuple[float, float, float, float]
@@ -256,16 +258,11 @@ def read_records(path: str | Path) -> Iterator[SceneRecord]:
 
 def write_records(path: str | Path, records: Iterable[SceneRecord]) -> int:
     """Write a JSON Lines file, whole or not at all; returns how many records."""
-    path, count = Path(path), 0
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8") as lines:
-            for record in records:
-                lines.write(record.model_dump_json(exclude_defaults=True) + "\n")
-                count += 1
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    count = 0
+    with whole(path) as partial, partial.open("w", encoding="utf-8") as lines:
+        for record in records:
+            lines.write(record.model_dump_json(exclude_defaults=True) + "\n")
+            count += 1
     return count
 
 

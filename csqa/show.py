@@ -18,6 +18,7 @@ from PIL import Image
 from polyv.csqa.media import COLUMNS, video_frames
 from polyv.csqa.records import Appearance, SceneRecord, read_records
 from polyv.csqa.templates import FAMILIES
+from polyv.files import whole
 
 
 _COLUMNS = 7  # pictures a sample
@@ -62,7 +63,8 @@ def show(folder: str | Path, out: str | Path, samples: int = 10, split: str = "t
         for row, block in zip(rows, figure.subfigures(len(rows), 1, squeeze=False)[:, 0], strict=True):
             _draw(block, row, graphs[row["scene_id"]])
         pages.append(out / f"{family}.png")
-        figure.savefig(pages[-1], format="png")
+        with whole(pages[-1]) as partial:
+            figure.savefig(partial, format="png")
     return pages
 
 

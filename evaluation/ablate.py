@@ -21,13 +21,14 @@ import yaml
 from tqdm import tqdm
 
 from polyv.ask import answer, load
-from polyv.evaluation.evaluate import ask_all, asked, make_request, score, write_answers, write_whole
+from polyv.evaluation.evaluate import ask_all, asked, make_request, score, write_answers
 from polyv.evaluation.evaluate import run as evaluate
 from polyv.evaluation.measurements import check_report, is_as_the_study_says, is_measured, note_commit, read_kept
 from polyv.evaluation.results import write_results
 from polyv.evaluation.study import STAGES, Run, Study
 from polyv.evaluation.study_check import check
 from polyv.evaluation.suites import locate_media
+from polyv.files import write_whole
 
 
 _POLL = 1.0  # seconds

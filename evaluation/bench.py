@@ -23,6 +23,7 @@ import torch
 import transformers
 
 from polyv.evaluation import benchmarks
+from polyv.files import write_whole
 
 
 def to_markdown(report: dict) -> str:
@@ -77,11 +78,8 @@ def _table(rows: list[dict]) -> str:
 
 def write_report(out: Path, report: dict, markdown: str) -> None:
     """Write OUT.json and OUT.md, whole or not at all, and print the latter."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     for suffix, text in ((".json", json.dumps(report, indent=2) + "\n"), (".md", markdown)):
-        part = out.with_name(f".{out.name}{suffix}.part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(out.with_name(out.name + suffix))
+        write_whole(out.with_name(out.name + suffix), text)
     print(markdown)
 
 

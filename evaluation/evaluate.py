@@ -15,6 +15,7 @@ from transformers.utils import logging
 from polyv.ask import answer, answer_one, load, media_of
 from polyv.evaluation.metrics import ExactMatch
 from polyv.evaluation.suites import parse_suites, select_questions
+from polyv.files import write_whole
 from polyv.world import priors
 from polyv.world.make import VERSION, has_current_questions, make_world
 
@@ -284,10 +285,3 @@ def check_world(folder: Path, seed: int) -> dict:
 def _scenes_for(n: int) -> int:
     """Scenes that yield at least `n` questions of every suite: a cross-video one comes with half of the scenes."""
     return 2 * n + 12
-
-
-def write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two studies may share a file
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -2,7 +2,6 @@
 """The table of a study: what its arms reached so far, as JSON, Markdown and a picture."""
 
 import json
-import os
 from collections import defaultdict
 from itertools import product
 from pathlib import Path
@@ -13,9 +12,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from polyv.evaluation.compare import compare_all
-from polyv.evaluation.evaluate import write_whole
 from polyv.evaluation.measurements import gather
 from polyv.evaluation.study import Run, Study, Test
+from polyv.files import whole, write_whole
 from polyv.recipes.rows import MEDIA
 
 
@@ -226,14 +225,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
         axes.set_title(title, loc="left", fontsize=10)
         axes.grid(axis="x", alpha=0.3)
     grid[-1, 0].set_xlabel("accuracy; dots are seeds, dashed is what words alone give")
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two studies may share a file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(partial, dpi=100, format="png")
-    partial.replace(path)
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=100, format="png")
 
 
 def draw_matrix(rows: list[dict[str, Any]], path: Path) -> None:
@@ -260,7 +253,8 @@ def draw_matrix(rows: list[dict[str, Any]], path: Path) -> None:
     for axes, teacher in zip(grid[:, 0], teachers, strict=True):
         axes.set_ylabel(f"{teacher}\nlabelled".strip(), fontsize=9)
     figure.supxlabel(f"asked about; accuracy less that of {rows[0]['base']}", fontsize=9)
-    _save(figure, path)
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=100, format="png")
 
 
 def _question_panels(rows: list[dict[str, Any]]) -> tuple[dict[str, dict[str, list[float]]], dict[str, float]]:

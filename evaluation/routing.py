@@ -6,7 +6,6 @@ Q questions, S what is summed of a token and an expert: its assignment, and its 
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,10 +30,10 @@ from polyv.evaluation.evaluate import (
     default_world,
     make_request,
     questions_of,
-    write_whole,
 )
 from polyv.evaluation.specialisation import measure
 from polyv.evaluation.suites import parse_suites
+from polyv.files import whole, write_whole
 from polyv.hub.adapters import check_whole
 from polyv.processing.posed_views import PosedViews
 
@@ -305,10 +304,8 @@ def draw(report: dict, path: Path) -> None:
     bar = figure.colorbar(ScalarMappable(norm, _COLOURS), ax=grid, location="bottom", aspect=40, shrink=0.5, pad=0.01)
     bar.set_label("times an even share", fontsize=9)
     bar.ax.tick_params(labelsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
-    figure.savefig(partial, format="png", dpi=110)
-    os.replace(partial, path)
+    with whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
 
 
 def _right(num_experts: int) -> int:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedConfig
 
+from polyv.files import write_whole
 from polyv.hub.adapters import check_whole
 from polyv.processing.processing_polyv import PolyVProcessor
 from polyv.recipes.collator import IGNORED, ConversationCollator, MediaArguments
@@ -196,9 +197,7 @@ def run(
     picture = out.with_suffix(".png")
     draw(report, picture)
     content = {"model": model, "datasets": list(datasets), "limit": limit, **report.to_dict()}
-    temporary = out.with_name(f".{out.name}")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(out)
+    write_whole(out, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     print(f"As {model} reads them:\n\n{report.to_text()}\n\n{out}\n{picture}", flush=True)
     if report.unfit:
         raise ValueError(f"dataset: {report.summary()}. Mend them or leave them out; {out} names each.")

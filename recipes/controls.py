@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from polyv.files import write_whole
 from polyv.recipes.rows import MEDIA, RowError
 
 
@@ -54,12 +55,7 @@ def write_control(
             cause = f"share={share} of its {len(rows)} rows is none"
         raise RowError(f"{dataset}: {cause}.")
     base = os.path.relpath(dataset.absolute().parent, out.absolute().parent)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.tmp")
-    with partial.open("w", encoding="utf-8") as file:
-        for row in made:
-            file.write(json.dumps(_moved(row, base), ensure_ascii=False) + "\n")
-    partial.replace(out)
+    write_whole(out, "".join(json.dumps(_moved(row, base), ensure_ascii=False) + "\n" for row in made))
     return out
 
 

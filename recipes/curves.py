@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from polyv.evaluation.assignments import KINDS, count, token_kinds
+from polyv.files import whole
 
 
 LOAD = "load/"
@@ -138,7 +139,8 @@ def draw_loss(log_history: list[dict[str, float]], path: str) -> None:
             axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
     axes.set_xlabel("step")
-    figure.savefig(path, dpi=100)
+    with whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=100)
 
 
 def draw_experts(log_history: list[dict[str, float]], path: str) -> None:
@@ -162,7 +164,8 @@ def draw_experts(log_history: list[dict[str, float]], path: str) -> None:
     for axes, kind in zip(grid[0], kinds, strict=True):
         axes.set_title(kind)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", reverse=True)
-    figure.savefig(path, dpi=100)
+    with whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=100)
 
 
 def _draw_load(axes: Axes, logs: list[dict[str, float]], name: str, num_experts: int) -> None:

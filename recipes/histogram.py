@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from polyv.files import whole
+
 
 if TYPE_CHECKING:
     from polyv.recipes.check import Report
@@ -55,9 +57,8 @@ def draw(report: "Report", path: Path) -> None:
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=110)
-    temporary.replace(path)
+    with whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
 
 
 def _edges(low: int, high: int, wide: bool) -> list[float]:

@@ -9,7 +9,6 @@ each frame or view: whatever these know, too, is no merit of the teacher.
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from polyv.csqa.sight import in_camera
+from polyv.files import write_whole
 from polyv.processing.posed_views import PosedViews
 from polyv.processing.view_sampling import Sampling, read_video
 from polyv.recipes.targets import pool
@@ -176,10 +176,7 @@ def run(
         "scores": scores,
     }
     print(table(report))
-    partial = out.with_name(f".{out.name}.tmp")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, out)
+    write_whole(out, json.dumps(report, indent=2) + "\n")
     return report
 
 

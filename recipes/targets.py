@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
+from polyv.files import whole, write_whole
 from polyv.processing.posed_views import PosedViews
 from polyv.processing.still_images import fetch, is_address
 from polyv.recipes.teachers import Teacher
@@ -167,7 +168,7 @@ def _claim(out: Path, manifest: dict[str, Any]) -> None:
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"out={out}: the folder holds something else. Give another, or an empty one.")
     out.mkdir(parents=True, exist_ok=True)
-    _replace(path, lambda partial: partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8"))
+    write_whole(path, json.dumps(manifest, indent=2) + "\n")
 
 
 def _shards(out: Path) -> list[Path]:
@@ -184,7 +185,8 @@ def _write_shard(out: Path, features: dict[str, torch.Tensor]) -> None:
     digest = hashlib.sha256("".join(features).encode()).hexdigest()
     path = out / f"features-{digest[:16]}.safetensors"
     tensors = {"features": torch.stack(list(features.values()))}
-    _replace(path, lambda partial: save_file(tensors, partial, metadata={"keys": json.dumps(list(features))}))
+    with whole(path) as partial:
+        save_file(tensors, partial, metadata={"keys": json.dumps(list(features))})
 
 
 def _write_statistics(out: Path) -> None:
@@ -203,13 +205,8 @@ def _write_statistics(out: Path) -> None:
         "components": components.flip(1).T.contiguous().float(),  # rows, of falling variance
         "variances": variances.flip(0).clamp(min=0).float(),
     }
-    _replace(out / STATISTICS, lambda partial: save_file(tensors, partial, metadata={"count": str(count)}))
-
-
-def _replace(path: Path, write: Any) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # of two that cache the same at once, each has its own
-    write(partial)
-    os.replace(partial, path)
+    with whole(out / STATISTICS) as partial:
+        save_file(tensors, partial, metadata={"count": str(count)})
 
 
 class Targets:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTConfig, SFTTrainer
 
+from polyv.files import write_whole
 from polyv.hub.cards import IMPORT, LOAD, write_card
 from polyv.recipes.checkpoints import ResumingTrainer
 from polyv.recipes.collator import IGNORED, ConversationCollator, EvenBatches
@@ -226,6 +227,4 @@ def keep_scene_settings(folder: str, scenes_kwargs: dict[str, Any]) -> None:
     path = os.path.join(folder, "processor_config.json")
     with open(path, encoding="utf-8") as file:
         settings = json.load(file)
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump({**settings, "scenes_kwargs": scenes_kwargs}, file, indent=2, sort_keys=True)
-        file.write("\n")
+    write_whole(path, json.dumps({**settings, "scenes_kwargs": scenes_kwargs}, indent=2, sort_keys=True) + "\n")

@@ -26,6 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from polyv.csqa.balance import Balance
+from polyv.files import whole
 from polyv.recipes.rows import MEDIA
 from polyv.world.make import iter_records
 from polyv.world.questions import SUITES, Question, ask_these
@@ -48,20 +49,20 @@ _TURNS, _TRAINING_QUESTIONS, _TEST_QUESTIONS = 8, 3, 1
 
 
 def prepare(world: str | os.PathLike, out: str | os.PathLike, seed: int = 0) -> dict[str, int]:
-    """Write the files of all families and modalities into `out`, each under a temporary name first.
+    """Write the files of all families and modalities into `out`, each whole or not at all.
 
     Returns:
         Rows of each file.
     """
     world, out = Path(world), Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     base = os.path.relpath(world.absolute(), out.absolute())
     names = [f"{family}-{kind}{what}.jsonl" for family in FAMILIES for kind in MEDIA for what in KINDS]
     counts = dict.fromkeys(names, 0)
     balances = {(family, what): Balance() for family in FAMILIES for what in KINDS}
     total = len(list((world / "scenes").iterdir()))
     with ExitStack() as stack:
-        files = {name: stack.enter_context((out / f".{name}.part").open("w", encoding="utf-8")) for name in names}
+        parts = {name: stack.enter_context(whole(out / name)) for name in names}
+        files = {name: stack.enter_context(part.open("w", encoding="utf-8")) for name, part in parts.items()}
         for index, record in enumerate(
             tqdm(iter_records(world), total=total, desc="transfer questions", disable=None)
         ):
@@ -79,8 +80,6 @@ def prepare(world: str | os.PathLike, out: str | os.PathLike, seed: int = 0) -> 
                         name = f"{family}-{kind}{what}.jsonl"
                         files[name].write(json.dumps(row, ensure_ascii=False) + "\n")
                         counts[name] += 1
-    for name in names:
-        (out / f".{name}.part").replace(out / name)
     return counts
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from polyv.csqa.balance import Balance
+from polyv.files import whole
 from polyv.world.captions import captions
 from polyv.world.questions import SUITES, Question, ask, ask_general
 from polyv.world.records import WorldRecord
@@ -43,7 +44,7 @@ _PARTNERS = 8
 
 
 def write_jsonl(folder: str | Path, records: Sequence[WorldRecord], seed: int = 0) -> dict[str, int]:
-    """Write the five files into `folder`, each under a temporary name first; returns rows per file.
+    """Write the five files into `folder`, each whole or not at all; returns rows per file.
 
     `records` are scenes of one split, in order. Raises ValueError where they mix splits.
     """
@@ -53,12 +54,11 @@ def write_jsonl(folder: str | Path, records: Sequence[WorldRecord], seed: int = 
     folder = Path(folder)
     rows = dict.fromkeys(FILES, 0)
     with ExitStack() as stack:
-        files = {name: stack.enter_context((folder / f".{name}.part").open("w", encoding="utf-8")) for name in FILES}
+        parts = {name: stack.enter_context(whole(folder / name)) for name in FILES}
+        files = {name: stack.enter_context(part.open("w", encoding="utf-8")) for name, part in parts.items()}
         for name, row in _rows(records, seed):
             files[name].write(json.dumps(row, ensure_ascii=False) + "\n")
             rows[name] += 1
-    for name in FILES:
-        (folder / f".{name}.part").replace(folder / name)
     return rows
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from polyv.csqa.records import SPLITS, Split
+from polyv.files import write_whole
 from polyv.world.media import scene_name, write_scene
 from polyv.world.records import WorldRecord
 from polyv.world.scenes import build
@@ -238,9 +239,7 @@ def _manifest(folder: Path) -> dict:
 
 
 def _write_manifest(folder: Path, content: dict) -> None:
-    temporary = folder / f".{_MANIFEST}"
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / _MANIFEST)
+    write_whole(folder / _MANIFEST, json.dumps(content, indent=2) + "\n")
 
 
 def make_scene(index: int, folder: Path, seed: int, size: int, split: Split) -> None:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from polyv.files import write_whole
 from polyv.world.make import has_current_questions
 
 
@@ -85,11 +86,8 @@ def prior_accuracy(prior: dict, rows: Iterable[dict]) -> dict[str, float]:
 
 
 def save(prior: dict, path: str | Path) -> None:
-    """Write a prior as JSON, under a temporary name first."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(prior, separators=(",", ":"), sort_keys=True) + "\n", encoding="utf-8")
-    part.replace(path)
+    """Write a prior as JSON, whole or not at all."""
+    write_whole(path, json.dumps(prior, separators=(",", ":"), sort_keys=True) + "\n")
 
 
 def load(path: str | Path) -> dict:

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.gridspec import SubplotSpec
 from PIL import Image
 
+from polyv.files import whole
+
 
 _VIEWS = 6  # shown of a scene at most: two rows of three
 _FRAMES = 7  # shown of a video: one a column
@@ -47,8 +49,8 @@ def contact_sheet(folder: str | Path, out: str | Path, scenes: int | Sequence[st
     blocks = figure.subfigures(len(ids), 1, squeeze=False)
     for number, (scene, block) in enumerate(zip(ids, blocks[:, 0], strict=True)):
         _draw_scene(block, folder, scene, captions.get(scene, []), questions.get(scene, []), number)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, format="png")
+    with whole(out) as partial:
+        figure.savefig(partial, format="png")
     return out
 
 

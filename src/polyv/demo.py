@@ -20,6 +20,7 @@ from polyv.ask import answer, load
 from polyv.evaluation import disagreements
 from polyv.evaluation.metrics import normalise
 from polyv.evaluation.suites import locate_media
+from polyv.files import whole
 from polyv.processing.posed_views import PosedViews
 from polyv.world.make import make_scene, make_world
 
@@ -210,7 +211,8 @@ def draw(scene: Path, asked: list[Asked], picture: Path, difference: Difference)
     for line, one in enumerate(difference.asked):
         _write_answer(right, 0.75 - 0.07 * question.count("\n") - 0.1 * line, one, f"{one.kind}: ")
     right.text(0.0, 0.4, textwrap.fill(difference.score, 88), fontsize=10, color="#222222", va="top")
-    figure.savefig(picture, dpi=110)
+    with whole(picture) as partial:
+        figure.savefig(partial, format="png", dpi=110)
 
 
 def _show(part, media: list[dict[str, str]]) -> None:

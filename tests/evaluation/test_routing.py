@@ -205,7 +205,7 @@ def test_models_of_other_shapes_are_drawn_beside_each_other(tmp_path):
         assert table(report)
     small, large = (Image.open(tmp_path / name).size for name in ("one.png", "new/several.png"))
     assert large[0] > 2 * small[0] and large[1] > 1.5 * small[1]
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_a_heat_map_shows_the_shares_in_percent_and_the_specialisation():
