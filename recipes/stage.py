@@ -143,6 +143,8 @@ def load_model(
     else:
         loader = PolyVForConditionalGeneration if arguments.upcycle else AutoModelForImageTextToText
         model = loader.from_pretrained(arguments.model_name_or_path, **kwargs)
+        # What saving reverses: under ZeRO-3 transformers also notes the renamings that renamed nothing.
+        model._weight_conversions = [each for each in model._weight_conversions if each.was_used()]
     if targets and not isinstance(model, PolyVForConditionalGeneration):
         raise ValueError(
             f"model_name_or_path={arguments.model_name_or_path}: it is a {type(model).__name__}, which has no `<synergy>` "

@@ -16,8 +16,8 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedType
-from accelerate.utils.launch import prepare_multi_gpu_env
+from accelerate.utils import DistributedType, is_deepspeed_available
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from safetensors.torch import load_file
 from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -38,6 +38,7 @@ from tests.recipes.test_synergy import Fixed
 
 CONFIGURATIONS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 FSDP2 = ROOT / "recipes" / "accelerate" / "fsdp2.yaml"
+LAUNCHED = {"accelerate": FSDP2, "zero3": FSDP2.with_name("zero3.yaml")}
 
 ANSWER = turn("assistant", "two")
 TEXT = {"messages": [turn("user", "How many?"), ANSWER]}
@@ -71,11 +72,13 @@ RUNS = {
     "accumulated": (*ACCUMULATED, []),
     "experts": (*ACCUMULATED, ["--trainable", "experts"]),
     "fine": (*SAME, []),
+    "upcycled": (*SAME, ["--upcycle", "true"]),
 }
 WAYS = {
     "ddp": ["coarse", "regrouped", "accumulated", "experts", "fine"],
-    "accelerate": ["coarse", "accumulated", "experts"],
+    "accelerate": ["coarse", "accumulated", "experts", "upcycled"],
     "transformers": ["coarse"],
+    "zero3": ["coarse", "accumulated", "experts", "upcycled"],
 }
 
 
@@ -175,6 +178,8 @@ def train(folder: Path, run: str, way: str = "alone") -> None:
     arguments += ["--output_dir", str(folder / f"{way}-{run}")]
     if way == "transformers":
         arguments += ["--model_init_kwargs", '{"distributed_config": {"fsdp_size": 2}}']
+    if run == "upcycled":
+        arguments += ["--model_name_or_path", str(folder / "dense")]
     if run == "fine":
         align.main([*arguments, "--dataset", str(folder / "fine.jsonl")])
     else:
@@ -201,8 +206,12 @@ def test_two_processes_train_as_one_does_on_the_same_rows(way, alone):
     weights ("ddp"), or half of them. One that waits for ever fails after a minute."""
     if way == "transformers" and not hasattr(PreTrainedModel, "is_distributed_loading_by_transformers"):
         pytest.skip("this transformers' Trainer takes no model that was split at load")
-    # Not bfloat16, as the file says, to compare exactly.
-    told = {**launch_environment(FSDP2), "ACCELERATE_MIXED_PRECISION": "no"} if way == "accelerate" else {}
+    if way == "zero3" and not is_deepspeed_available():
+        pytest.skip("deepspeed is not installed")
+    told = {}
+    if way in LAUNCHED:
+        # Not bfloat16, as the files say, to compare exactly.
+        told = {**launch_environment(LAUNCHED[way]), "ACCELERATE_MIXED_PRECISION": "no", "DS_ACCELERATOR": "cpu"}
     run_two("tests.recipes.test_distributed", way, str(alone), **told)
     before = load_file(alone / "start" / "model.safetensors")
     for run in WAYS[way]:
@@ -219,11 +228,15 @@ def test_two_processes_train_as_one_does_on_the_same_rows(way, alone):
 
 def launch_environment(file: Path) -> dict[str, str]:
     """What `accelerate launch --config_file` tells the processes that it starts."""
-    arguments, *_ = _validate_launch_command(
+    arguments, config, _ = _validate_launch_command(
         launch_command_parser().parse_args(["--config_file", str(file), "train.py"])
     )
-    told = prepare_multi_gpu_env(arguments)
-    return {key: value for key, value in told.items() if key.startswith(("ACCELERATE_", "FSDP_"))}
+    if arguments.use_deepspeed:
+        arguments.deepspeed_fields_from_accelerate_config = ",".join([*config.deepspeed_config, "mixed_precision"])
+        told = prepare_deepspeed_cmd_env(arguments)[1]
+    else:
+        told = prepare_multi_gpu_env(arguments)
+    return {key: value for key, value in told.items() if key.startswith(("ACCELERATE_", "FSDP_", "DS_"))}
 
 
 def shard_on_cpu() -> None:
@@ -245,6 +258,9 @@ class Checked(stage.SynergyTrainer):
         super().train(*args, **kwargs)
         text = self.model.model.language_model
         weight = text.layers[3].mlp.experts.gate_up_proj
+        if self.is_deepspeed_enabled:
+            assert all(2 * each.ds_tensor.numel() == each.ds_numel for each in text.parameters())
+            return
         assert weight.shape[0] == 4 and weight.to_local().shape[0] == 2
         assert all(isinstance(layer, FSDPModule) for layer in text.layers)
         if self.is_fsdp_enabled:  # as the file has it; transformers splits the decoder alone
