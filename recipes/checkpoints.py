@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from transformers import Trainer, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_utils import TrainOutput, sort_checkpoints
 
 
@@ -59,9 +59,26 @@ def find_fault(checkpoint: str, with_optimizer: bool = True, sharded: bool = Fal
     return None
 
 
+class Epochs(TrainerCallback):
+    """Tells the sampler and the dataset which epoch begins. accelerate tells one of them alone, and after a resume in several
+    processes neither: the rest of an epoch would follow the order of the first."""
+
+    def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
+        batches = train_dataloader.batch_sampler
+        while hasattr(batches, "batch_sampler"):  # a process's share of the batches, or what a resume has left of them
+            batches = batches.batch_sampler
+        for each in (batches.sampler, train_dataloader.dataset):
+            if hasattr(each, "set_epoch"):
+                each.set_epoch(int(state.epoch or 0))
+
+
 class ResumingTrainer(Trainer):
     """A Trainer whose `resume_from_checkpoint="auto"` goes on from the last complete checkpoint in `output_dir`, if there
     is one. A finished run stays finished: Trainer would take one step more."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.add_callback(Epochs())
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
         """Train. "auto" (or true) means the last complete checkpoint in `output_dir`, or the start where there is none.
@@ -70,6 +87,7 @@ class ResumingTrainer(Trainer):
             ValueError: `resume_from_checkpoint` names a folder that is no complete checkpoint.
         """
         checkpoint = None if resume_from_checkpoint is None else str(resume_from_checkpoint)
+        checkpoint = None if checkpoint in ("false", "False") else checkpoint  # over a recipe's auto
         saved = {
             "with_optimizer": not self.args.save_only_model,
             "sharded": self.is_fsdp_enabled or self.is_deepspeed_enabled,

@@ -183,7 +183,7 @@ class EvenBatches(Sampler[int]):
         return len(self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate at the start of each epoch."""
+        """Called at the start of each epoch, see `polyv.recipes.checkpoints.Epochs`."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:

@@ -37,16 +37,20 @@ _PANELS: tuple[tuple[str, dict[str, str], str | None], ...] = (
 
 
 class Tally:
-    """Sums over a logging interval, kept on the device until they are logged: the cross-entropy, and how many tokens of
-    each kind went to each expert.
+    """Sums over a logging interval, kept on the device until they are logged: the cross-entropy, what means are of, and
+    how many tokens of each kind went to each expert.
 
     Args:
         config: of the model. Without experts there is no load.
+
+    Attributes:
+        names: of the means, in every process the same.
     """
 
     def __init__(self, config: Any):
         self.config = config
         self.layers: Sequence[int] = getattr(config.get_text_config(), "moe_layers", ())
+        self.names: list[str] = []
         self.since: int | None = None
 
     @torch.no_grad()
@@ -66,23 +70,32 @@ class Tally:
             step: how many steps were done before this one.
         """
         sums = cross_entropy.detach().float().reshape(1)
+        if self.since is None:
+            self.since, self.sums = step, sums.new_zeros(())
+            self.means = {name: sums.new_zeros(2) for name in self.names}
         if self.layers:
             # The whole batch as one row: nobody asks for its rows one by one.
             kinds_1N = token_kinds(inputs, None, self.config).reshape(1, -1)
             counts_SLCE = count(router_logits, kinds_1N, self.config.text_config.num_experts_per_tok)[0]
             sums = torch.cat([sums, counts_SLCE[0].flatten().to(sums.device)])
-        if self.since is None:
-            self.since, self.sums = step, sums
-        else:
-            self.sums += sums
+        self.sums = self.sums + sums
+
+    def note(self, name: str, total_and_count: torch.Tensor) -> None:
+        """Add to a mean, after `add` of the same micro-batch: a sum of values [2], and how many they are."""
+        self.means[name] += total_and_count.to(self.sums.device)
 
     def take(self, accelerator: Accelerator, step: int) -> dict[str, float]:
-        """What to log after `step` steps, over all processes, and begin anew: `ce_loss`, the mean over the steps; and of
-        each layer and each kind of token that occurred, the share of the assignments that went to each expert."""
+        """What to log after `step` steps, over all processes, and begin anew: `ce_loss`, the mean over the steps; the means
+        of which there was anything; and of each layer and each kind of token that occurred, the share of the assignments
+        that went to each expert."""
         if self.since is None:
             return {}
-        cross_entropy, *counts = accelerator.reduce(self.sums, "sum").tolist()
+        sums = torch.cat([self.sums[:1], *self.means.values(), self.sums[1:]])
+        cross_entropy, *counts = accelerator.reduce(sums, "sum").tolist()
         logs = {"ce_loss": cross_entropy / accelerator.num_processes / (step - self.since)}
+        for name in self.names:
+            total, number, *counts = counts
+            logs |= {name: total / number} if number else {}
         self.since = None
         if self.layers:
             counts_LCE = np.reshape(counts, (len(self.layers), len(KINDS), -1))

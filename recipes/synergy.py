@@ -250,7 +250,7 @@ class Drawing(Dataset):
         return {**self.rows[index], DRAW: f"{self.seed} {int(self.epoch)} {index}"}
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate at the start of each epoch."""
+        """Called at the start of each epoch, see `polyv.recipes.checkpoints.Epochs`."""
         self.epoch.fill_(epoch)
 
 
@@ -273,6 +273,7 @@ class SynergyTrainer(PolyVTrainer):
         super().__init__(model, *args, **kwargs)
         self.coarse_weight = coarse_weight
         self.num_targets: dict[str, torch.Tensor] = {}
+        self.tally.names += [f"{head}_loss" for head in self.data_collator.targets]
         self.synergy_id = model.config.synergy_token_id
         self.num_synergy_tokens = model.config.num_synergy_tokens
         for head, targets in self.data_collator.targets.items():
@@ -303,14 +304,12 @@ class SynergyTrainer(PolyVTrainer):
         """Cross-entropy, the balance loss, and L_coarse."""
         targets = {head: inputs.pop(f"{head}_targets") for head in self.data_collator.targets}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        metrics = self._metrics["train" if model.training else "eval"]
         for head, targets_BRD in targets.items():
             error_S, known_S = self.errors(
                 getattr(outputs, f"synergy_{head}"), outputs.synergy_batch_index, targets_BRD
             )
             total = error_S.sum()  # 0 with a graph where nothing is known: the head keeps a gradient in every process
-            if known_S.any():
-                metrics[f"{head}_loss"].append((total / known_S.sum()).item())
+            self.note(f"{head}_loss", total, known_S.sum())
             if model.training and head in self.num_targets:
                 # DDP averages gradients over the processes; the count is over all of them.
                 total = total / self.num_targets[head] * self.accelerator.num_processes

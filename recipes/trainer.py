@@ -75,7 +75,7 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
     - The collator reads media itself: every column of the dataset reaches it, and `max_length` cuts nothing.
     - `train_sampling_strategy="group_by_length"` groups by length with media counted, and resumes exactly.
     - The log also holds the cross-entropy (`ce_loss`), the other parts of the loss before their weights, and of each
-      layer's experts the load by kind of token, see `Tally`; all are drawn. `ce_loss` and the load are of all processes.
+      layer's experts the load by kind of token, see `Tally`; all are of all processes, and are drawn.
     - It resumes as `ResumingTrainer` does.
 
     Args:
@@ -125,6 +125,7 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
         self.tally = Tally(model.config)
         # SFTTrainer knows PolyV as a model with experts; one without (num_experts=0) has no load to balance.
         self.aux_loss_enabled = bool(self.router_aux_loss_coef and self.tally.layers)
+        self.tally.names += ["mean_token_accuracy", *(["aux_loss"] if self.aux_loss_enabled else [])]
         if asked_for_router_logits is not None:  # SFTTrainer sets it, and it would be saved with the model
             text_config.output_router_logits = asked_for_router_logits
         self.model_accepts_loss_kwargs = True
@@ -159,16 +160,27 @@ class PolyVTrainer(ResumingTrainer, SFTTrainer):
             loss = loss * self.accelerator.num_processes  # DDP averages gradients; the count is over all processes
         if model.training:
             self.tally.add(loss, inputs, outputs.get("router_logits") or (), self.state.global_step)
-        metrics = self._metrics["train" if model.training else "eval"]
         if self.aux_loss_enabled:
             # The balance loss is a mean over a micro-batch, and Trainer leaves the averaging to us.
             steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
-            metrics["aux_loss"].append(outputs.aux_loss.item())
-        if len(kept):
-            hits = (outputs.logits.detach().argmax(-1) == targets)[targets != IGNORED]
-            metrics["mean_token_accuracy"].append(hits.float().mean().item())
+            self.note("aux_loss", outputs.aux_loss, 1)
+        hits = (
+            (outputs.logits.detach().argmax(-1) == targets)[targets != IGNORED] if len(kept) else targets.new_zeros(0)
+        )
+        self.note("mean_token_accuracy", hits.sum(), len(hits))
         return (loss, outputs) if return_outputs else loss
+
+    def note(self, name: str, total: torch.Tensor, count: torch.Tensor | int) -> None:
+        """Log `name`, one of `tally.names`, as a mean over all processes, of which this adds `count` values, `total` in sum.
+        To be called by every process, if with nothing."""
+        part = torch.stack([total.detach().float(), torch.as_tensor(count, device=total.device).float()])
+        if self.model.training:
+            self.tally.note(name, part)
+            return
+        total, count = self.accelerator.reduce(part, "sum").tolist()
+        if count:
+            self._metrics["eval"][name].append(total / count)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, in training with what was tallied since the last time."""

@@ -2,6 +2,7 @@
 """Training in several processes, on two of a CPU (run by torchrun, this file is one of them), and in one that is killed."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -74,6 +75,7 @@ RUNS = {
     "fine": (*SAME, []),
     "upcycled": (*SAME, ["--upcycle", "true"]),
 }
+LOGGED = ("loss", "grad_norm", "ce_loss", "aux_loss", "temporal_loss", "spatial_loss", "mean_token_accuracy")
 WAYS = {
     "ddp": ["coarse", "regrouped", "accumulated", "experts", "fine"],
     "accelerate": ["coarse", "accumulated", "experts", "upcycled"],
@@ -188,7 +190,7 @@ def train(folder: Path, run: str, way: str = "alone") -> None:
 
 def logged(folder: Path, *names: str) -> list[float]:
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return [log[name] for log in history if "loss" in log for name in names]
+    return [log.get(name, math.nan) for log in history if "loss" in log for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +203,7 @@ def alone(folder) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_two_processes_train_as_one_does_on_the_same_rows(way, alone):
-    """Loss, norm of the gradient, and weights after two steps, though one process has text alone and the other images,
+    """All that is logged, and weights after two steps, though one process has text alone and the other images,
     videos and scenes: all answers and all teachers' features weigh alike, wherever they are. Each process holds the
     weights ("ddp"), or half of them. One that waits for ever fails after a minute."""
     if way == "transformers" and not hasattr(PreTrainedModel, "is_distributed_loading_by_transformers"):
@@ -215,8 +217,8 @@ def test_two_processes_train_as_one_does_on_the_same_rows(way, alone):
     run_two("tests.recipes.test_distributed", way, str(alone), **told)
     before = load_file(alone / "start" / "model.safetensors")
     for run in WAYS[way]:
-        got, wanted = (logged(alone / f"{each}-{run}", "loss", "grad_norm") for each in (way, "alone"))
-        assert got == pytest.approx(wanted, rel=1e-4) and len(got) == 4, run
+        got, wanted = (logged(alone / f"{each}-{run}", *LOGGED) for each in (way, "alone"))
+        assert got == pytest.approx(wanted, rel=1e-4, nan_ok=True) and len(got) == 2 * len(LOGGED), run
         wanted, got = (load_file(alone / f"{each}-{run}" / "model.safetensors") for each in ("alone", way))
         assert wanted.keys() == got.keys() == before.keys()
         assert max((wanted[name] - before[name]).abs().max().item() for name in wanted) > 1e-3
@@ -274,7 +276,7 @@ def test_a_killed_training_ends_bit_for_bit_as_one_that_was_not(folder, tmp_path
         "optim": "adamw_torch",
         "max_steps": 12,
         "save_strategy": "steps",
-        "save_steps": 3,
+        "save_steps": 7,  # in the second epoch
         "gradient_accumulation_steps": 2,
         "learning_rate": 1e-2,
         "train_sampling_strategy": "group_by_length",
@@ -300,6 +302,37 @@ def test_a_killed_training_ends_bit_for_bit_as_one_that_was_not(folder, tmp_path
     assert wanted.keys() == got.keys() and all(torch.equal(wanted[name], got[name]) for name in wanted)
 
 
+RESUMED = ["--max_steps", "9", "--save_strategy", "steps", "--save_steps", "6"]  # of five steps an epoch
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_in_a_later_epoch_as_if_nothing_had_been(folder):
+    """With what is drawn of contents, which is not what was drawn in the first epoch."""
+    run_two("tests.recipes.test_distributed", "resumed", str(folder))
+    for strategy in ("random", "group_by_length"):
+        straight, resumed = (folder / f"{strategy}-{each}" for each in ("straight", "resumed"))
+        assert logged(resumed, *LOGGED) == pytest.approx(logged(straight, *LOGGED), rel=0, abs=0, nan_ok=True)
+        wanted, got = (load_file(out / "model.safetensors") for out in (straight, resumed))
+        assert wanted.keys() == got.keys() and all(torch.equal(wanted[name], got[name]) for name in wanted)
+
+
+def train_and_resume(folder: Path) -> None:
+    """As each of two processes: nine steps, and the last three of them again."""
+    shuffled = [
+        "--config",
+        str(folder / "recipe.yaml"),
+        "--dataset",
+        str(folder / "mixture.jsonl"),
+        *targets_of(folder),
+    ]
+    for strategy in ("random", "group_by_length"):
+        run = [*shuffled, *RESUMED, "--train_sampling_strategy", strategy]
+        straight = folder / f"{strategy}-straight"
+        distill.main([*run, "--output_dir", str(straight)])
+        last = ["--resume_from_checkpoint", str(straight / "checkpoint-6")]
+        distill.main([*run, "--output_dir", str(folder / f"{strategy}-resumed"), *last])
+
+
 def start_align(recipe: Path, folder: Path, out: Path) -> subprocess.Popen:
     arguments = ["--config", str(recipe), "--dataset", str(folder / "mixture.jsonl"), *targets_of(folder)]
     return subprocess.Popen(
@@ -315,7 +348,9 @@ def start_align(recipe: Path, folder: Path, out: Path) -> subprocess.Popen:
 if __name__ == "__main__":
     if sys.argv[1] == "accelerate":
         shard_on_cpu()
-    if sys.argv[1] != "ddp":
+    if sys.argv[1] not in ("ddp", "resumed"):
         stage.SynergyTrainer = Checked
-    for each in WAYS[sys.argv[1]]:
+    if sys.argv[1] == "resumed":
+        train_and_resume(Path(sys.argv[2]))
+    for each in WAYS.get(sys.argv[1], ()):
         train(Path(sys.argv[2]), each, sys.argv[1])

@@ -9,6 +9,7 @@ import statistics
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from transformers import TrainerCallback
 from trl import SFTConfig
 
 from polyv import PolyVForConditionalGeneration
@@ -174,6 +175,42 @@ def test_one_row_a_batch_is_shown_otherwise_in_other_epochs(collator, polyv, row
             loader.dataset.set_epoch(epoch)
             drawn += [row[DRAW] for batch in loader for row in batch]
         assert drawn == ["0 0 0", "0 1 0"]
+
+
+class Stop(TrainerCallback):
+    """As a kill would."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_killed_in_a_later_epoch_a_run_is_shown_what_it_would_have_been(collator, polyv, rows, tmp_path, strategy):
+    fit_heads(polyv, collator.targets)
+    begin = {name: weight.clone() for name, weight in polyv.state_dict().items()}
+    draws: list[str] = []
+    real = collator.ask
+    collator.ask = lambda row, content: draws.append(row[DRAW]) or real(row, content)
+
+    def run(folder: str, *callbacks: TrainerCallback) -> tuple[list[str], dict[str, torch.Tensor]]:
+        polyv.load_state_dict(begin)
+        settings = {"num_train_epochs": 2, "per_device_train_batch_size": 1, "save_steps": 1}
+        settings |= {"train_sampling_strategy": strategy, "learning_rate": 1e-2}
+        trainer = make_trainer(polyv, collator, rows.select([0] * 3), tmp_path / folder, **settings)
+        for callback in callbacks:
+            trainer.add_callback(callback)
+        draws.clear()
+        trainer.train(resume_from_checkpoint="auto")
+        return [*draws], {name: weight.clone() for name, weight in polyv.state_dict().items()}
+
+    straight, wanted = run("straight")
+    assert sorted(straight) == [f"42 {epoch} {index}" for epoch in range(2) for index in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", Stop())
+    resumed, got = run("killed")
+    assert resumed[-2:] == straight[-2:]  # of the second epoch, after its first step
+    assert all(torch.equal(weight, got[name]) for name, weight in wanted.items())
 
 
 def test_a_content_alone_is_refused_where_it_would_teach_nothing(processor, polyv, rows):
