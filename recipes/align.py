@@ -6,8 +6,8 @@ polyv csqa build --questions 20000 --seed 0 --out csqa-world
 polyv train align --config recipes/polyv-nano/align.yaml
 ```
 
-L = L_ce + α·L_aux, as in the paper; with caches of teachers' features (`temporal_targets`, `spatial_targets`) L_coarse is
-added, on the rows whose content they know.
+L = L_ce + α·L_aux, as in the paper. With caches of teachers' features (`temporal_targets`, `spatial_targets`) L_coarse is
+added, on the rows that have a video or a scene, each of which has to be in the cache.
 
 Source: paper, section on training, stage 2; SPEC §3.
 """

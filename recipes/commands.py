@@ -6,16 +6,24 @@ import importlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 _MODEL = """\
   --model_name_or_path M      start from this PolyV or Qwen2.5-VL checkpoint
   --upcycle                   make a PolyV of a Qwen2.5-VL checkpoint; without it, it stays dense
   --trainable WORD            full, projection, ffn, experts or lora (an adapter, which `polyv export` makes whole)
-  --freeze_vision             keep the vision encoder as it is; its projection still trains"""
+  --freeze_vision             of full: keep the vision encoder as it is; its projection still trains
+  --lora_r R, --lora_alpha A  rank and scale of what lora adds (default: 16, 32)
+  --config_name DIR           start from scratch with the config and processor of this folder, in place of a checkpoint
+  --compile_layers            compile the language model's layers: on CPUs it pays
+  --dry_run                   print what the training takes, and end"""
 _DATA = """\
   --dataset FILE ...          what to train on
   --dataset_weights W ...     how often to draw from each
+  --image_max_pixels N, --video_max_pixels N, --video_max_frames N, --video_fps F,
+  --scene_max_pixels N, --scene_max_views N
+                              how large the model sees its media (default: as its processor has it)
   --output_dir DIR            where the model and its checkpoints go"""
 _TEACHERS = """\
   --temporal_targets CACHE    features of a temporal teacher, by `polyv teachers cache`
@@ -35,7 +43,7 @@ _STAGES = {
         """\
 Train on JSONL files of conversations about images, videos and scenes (the format of `polyv world make` and of your
 own data; see the README).""",
-        f"{_MODEL}\n  --config_name DIR           start from scratch with the config and processor of this folder\n{_DATA}",
+        f"{_MODEL}\n{_DATA}",
         """\
   polyv train pretrain --config recipes/polyv-nano/pretrain.yaml
   polyv train pretrain --model_name_or_path checkpoints/polyv-nano --dataset mine.jsonl --output_dir runs/mine
@@ -61,16 +69,16 @@ Train all feed-forward networks on the rows of a dataset that show one modality.
         "stage 2a: <synergy> learns to foresee teachers' features",
         """\
 Coarse distillation: rows name one content in several modalities, the student sees one of them, drawn at random, and
-its `<synergy>` is to foresee what teachers make of the others. Their features are computed before, once, by
-`polyv teachers cache`.""",
+its `<synergy>` is to foresee what teachers make of the content's video and 3D scene. Their features are computed
+before, once, by `polyv teachers cache`.""",
         f"{_TEACHERS}\n  --student_sees M ...        modalities that are drawn from (default: all)\n{_MODEL}\n{_DATA}",
         "  polyv train distill --config recipes/polyv-nano/distill.yaml",
     ),
     "align": (
         "stage 2b: questions across modalities (CSQA)",
         """\
-Fine alignment: answers to questions across modalities. With teachers' features, L_coarse is added on rows whose
-content they know.""",
+Fine alignment: answers to questions across modalities. With teachers' features, L_coarse is added on rows that have a
+video or a scene, each of which has to be in the cache.""",
         f"{_TEACHERS}\n{_MODEL}\n{_DATA}",
         "  polyv train align --config recipes/polyv-nano/align.yaml",
     ),
@@ -142,6 +150,12 @@ def _check(args: argparse.Namespace, rest: list[str]) -> None:
     run(args.dataset, args.model, args.out, args.limit, args.workers, args.max_length, media)
 
 
+def _add(parser: argparse.ArgumentParser, option: str, **settings: Any) -> None:
+    """An option that recipes have, too, whose spelling (`--lora_r`) it takes as well."""
+    parser.add_argument(option, **settings)
+    parser.add_argument(option[:2] + option[2:].replace("-", "_"), **{**settings, "help": argparse.SUPPRESS})
+
+
 def add_train(commands, command: Callable) -> None:
     """Add `polyv train` to the commands; `command` makes a parser, as `polyv.cli` does."""
     train = command(
@@ -195,8 +209,8 @@ number and the cause; count tokens by modality, and draw how long the rows are. 
         ("scene", "views"),
     ):
         text = f"of a{'n' * (kind == 'image')} {kind}, as in the recipe (default: as the model's processor has it)"
-        check.add_argument(f"--{kind}-max-{bounds}", metavar="N", type=int, help=text)
-    check.add_argument("--video-fps", metavar="F", type=float, help="frames of a second of video, as in the recipe")
+        _add(check, f"--{kind}-max-{bounds}", metavar="N", type=int, help=text)
+    _add(check, "--video-fps", metavar="F", type=float, help="frames of a second of video, as in the recipe")
     check.add_argument("--workers", metavar="W", type=int, help="processes (default: one a core)")
     text = "report to write, with a picture beside it (default: %(default)s)"
     check.add_argument("--out", metavar="FILE.json", type=Path, default=Path("data-check.json"), help=text)
@@ -211,8 +225,8 @@ def add_plan(commands, command: Callable) -> None:
         "what a training takes: parameters, memory on each GPU, operations",
         """Say what training a checkpoint takes, from its config alone: parameters (total, active for a token, trainable), memory
 on each GPU by part, FLOPs a token, and which cards hold it. Weights are never loaded: the model makes one step on
-tensors that have shapes and no numbers, and what is held is counted. Not counted: CUDA's context, buffers of
-communication, kernels' workspace, fragmentation.""",
+tensors that have shapes and no numbers, and what is held is counted. Not counted: CUDA's context, NCCL's
+buffers, kernels' workspace, fragmentation.""",
         """  polyv plan --model checkpoints/polyv-nano
   polyv plan --model Qwen/Qwen2.5-VL-7B-Instruct --upcycle --gpus 8 --strategy fsdp""",
         loads_models=True,
@@ -223,9 +237,10 @@ communication, kernels' workspace, fragmentation.""",
     plan.add_argument("--strategy", choices=strategies, default="single", help="default: %(default)s")
     words = ("full", "projection", "ffn", "experts", "lora")
     plan.add_argument("--trainable", choices=words, default="full", help="what trains (default: %(default)s)")
-    plan.add_argument("--lora-r", metavar="R", type=int, default=16, help="rank of LoRA (default: %(default)s)")
+    _add(plan, "--lora-r", metavar="R", type=int, default=16, help="rank of LoRA (default: %(default)s)")
     plan.add_argument("--upcycle", action="store_true", help="of a Qwen2.5-VL: plan the PolyV that it would become")
-    plan.add_argument("--freeze-vision", action="store_true", help="the vision encoder stays; its projection trains")
+    text = "of full: the vision encoder stays; its projection trains"
+    _add(plan, "--freeze-vision", action="store_true", help=text)
     text = "of the weights (default: %(default)s, trained under bfloat16 autocast)"
     plan.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=text)
     plan.add_argument("--batch-size", metavar="B", type=int, default=1, help="rows a GPU (default: %(default)s)")

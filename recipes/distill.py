@@ -2,8 +2,9 @@
 """Stage 2a, coarse: `<synergy>` learns to foresee what frozen teachers make of a content's video and of its 3D scene.
 
 ```bash
-polyv teachers cache --teacher runs/teacher-temporal --dataset data/train/contents.jsonl --out runs/targets-temporal
-polyv teachers cache --teacher runs/teacher-spatial --dataset data/train/contents.jsonl --out runs/targets-spatial
+for t in temporal spatial; do
+    polyv teachers cache --teacher checkpoints/teacher-$t --dataset data/train/contents.jsonl --regions 2 2 2 --out runs/targets-$t-regions
+done
 polyv train distill --config recipes/polyv-nano/distill.yaml
 ```
 

@@ -19,9 +19,10 @@ from trl import SFTConfig
 
 from polyv.configuration.configuration_polyv import PolyVConfig, PolyVTextConfig
 from polyv.hub.checkpoints import is_run
-from polyv.recipes.plan import build, freeze, plan, to_table
+from polyv.recipes.plan import add_lora, build, plan, to_table
 from polyv.recipes.step_memory import Load
 from polyv.recipes.synergy import HEADS, SynergyArguments, fit_heads
+from polyv.recipes.trainable import set_trainable
 
 
 if TYPE_CHECKING:
@@ -31,8 +32,11 @@ FIRST = "caption.yaml"
 
 
 def is_dry(argv: Sequence[str]) -> bool:
-    """Whether a command line asks for a plan."""
-    return _read_flags(argv).dry_run
+    """Whether a command line, or its recipe, asks for a plan."""
+    flags = _read_flags(argv)
+    if flags.dry_run is None and flags.config is not None:
+        return _read(flags.config).get("dry_run") is True
+    return bool(flags.dry_run)
 
 
 def complete(stage: str, argv: Sequence[str]) -> list[str]:
@@ -60,29 +64,52 @@ def print_plan(arguments: "ModelArguments", training: SFTConfig, synergy: Synerg
     """What the stage would take, on as many GPUs as it was launched on; nothing is loaded but configs.
 
     Heads of teachers count as the stage would train them: with a cache of its size, without one frozen. Where a cache is
-    named that is not there yet, of the size that the config says.
+    named that is not there yet, of the size that the config says. Rows are taken to be as long as `Load` says, whatever
+    bounds of media are given.
+
+    Raises:
+        ValueError: as the stage would, of what its model cannot learn.
     """
     known = {**PolyVConfig.__dataclass_fields__, **PolyVTextConfig.__dataclass_fields__}
     given = training.model_init_kwargs or {}
     dtype = str(given.get("dtype", "float32")).removeprefix("torch.")
     overrides = {name: value for name, value in given.items() if name in known and name != "dtype"}
     start = str(arguments.model_name_or_path or arguments.config_name)
-    model = freeze(
-        build(start, arguments.upcycle, dtype, **overrides),
-        arguments.trainable,
-        arguments.freeze_vision,
-        arguments.lora_r,
-    )
+    model = build(start, arguments.upcycle, dtype, _kernels(given.get("attn_implementation")), **overrides)
+    caches = {head: getattr(synergy, f"{head}_targets", None) for head in HEADS}
+    absent = [head for head, folder in caches.items() if folder and not Path(folder).is_dir()]
+    targets = synergy.load(skip=absent) if synergy else {}
     if arguments.trainable != "lora":
-        caches = {head: getattr(synergy, f"{head}_targets", None) for head in HEADS}
-        absent = [head for head, folder in caches.items() if folder and not Path(folder).is_dir()]
-        fit_heads(model, synergy.load(skip=absent) if synergy else {}, keep=absent)
+        set_trainable(model, arguments.trainable, arguments.freeze_vision)
+        fit_heads(model, targets, keep=absent)
+    else:
+        if not arguments.upcycle:  # where that stands for an earlier stage, its heads are not known
+            fit_heads(model, targets, keep=absent, trainable="lora")
+        model = add_lora(model, arguments.lora_r)
     load = Load(
         batch_size=training.per_device_train_batch_size, gradient_checkpointing=bool(training.gradient_checkpointing)
     )
     planned = plan(model, training.world_size, launched_strategy(training), load)
     if training.process_index == 0:
-        print(f"{start}, {arguments.trainable}; rows of {load.tokens} tokens\n{to_table(planned)}")
+        print(f"{start}, {arguments.trainable}; rows of {load.tokens} tokens")
+        if otherwise := _otherwise(training, dtype):
+            print(f"Planned with AdamW, under bfloat16 autocast; the recipe has {otherwise}, which takes otherwise.")
+        print(to_table(planned))
+
+
+def _kernels(attention: Any) -> Any:
+    """Of `attn_implementation`, for each part of the model if it says so, what a plan tells apart: eager attention, which
+    keeps its weights, and all others, which keep what sdpa does."""
+    if isinstance(attention, dict):
+        return {part: _kernels(each) for part, each in attention.items()}
+    return "eager" if attention == "eager" else "sdpa"
+
+
+def _otherwise(training: SFTConfig, dtype: str) -> str:
+    """What a recipe says that a plan does not count."""
+    optim = str(getattr(training.optim, "value", training.optim))
+    said = [] if optim.startswith("adamw_torch") else [f"optim: {optim}"]
+    return ", ".join([*said, *(["bf16: false"] if dtype == "float32" and not training.bf16 else [])])
 
 
 def launched_strategy(training: SFTConfig) -> str:
@@ -102,7 +129,7 @@ def _read_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--config", type=Path)
     parser.add_argument("--model_name_or_path", "--model-name-or-path")
     parser.add_argument("--model_init_kwargs", "--model-init-kwargs")
-    parser.add_argument("--dry_run", "--dry-run", type=string_to_bool, nargs="?", const=True, default=False)
+    parser.add_argument("--dry_run", "--dry-run", type=string_to_bool, nargs="?", const=True)
     return parser.parse_known_args(argv)[0]
 
 

@@ -12,7 +12,7 @@ import dataclasses
 import json
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -24,6 +24,10 @@ from polyv.modeling_polyv.moe import PolyVExperts
 from polyv.modeling_polyv.upcycling import plan_config
 from polyv.recipes.step_memory import Load, trace_step
 from polyv.recipes.trainable import lora_config, set_trainable
+
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 DTYPES = ("float32", "bfloat16")
@@ -96,7 +100,7 @@ class Plan:
         if not self.load.gradient_checkpointing:
             advice.append("gradient checkpointing: a fourth to a third more time for layers' activations")
         if 2 * states < self.total:
-            advice.append("a smaller micro-batch with gradient accumulation, fewer patches, logits for answers alone")
+            advice.append("a smaller micro-batch with gradient accumulation, fewer patches")
         if self.gpus == 1:
             advice.append("more GPUs: --gpus 8 --strategy fsdp")
         elif len(STRATEGIES[self.strategy]) < 3:
@@ -291,15 +295,18 @@ def run(
         ValueError: an argument is out of range, or the model is of another family.
     """
     built = build(model, upcycle, dtype)
-    built = freeze(built, trainable, freeze_vision, lora_r)
-    planned = plan(built, gpus, strategy, load)
+    set_trainable(built, trainable, freeze_vision)  # synergy heads are taken as trained where all is
+    planned = plan(add_lora(built, lora_r) if trainable == "lora" else built, gpus, strategy, load)
     print(json.dumps({"name": model, **planned.to_dict()}, indent=2) if as_json else f"{model}\n{to_table(planned)}")
 
 
-def build(model: str, upcycle: bool = False, dtype: str = "float32", **overrides: Any) -> PreTrainedModel:
+def build(
+    model: str, upcycle: bool = False, dtype: str = "float32", attention: Any = "sdpa", **overrides: Any
+) -> PreTrainedModel:
     """A checkpoint's model on the meta device, where weights have shapes and no numbers.
 
     Args:
+        attention: `attn_implementation`, of the whole model or of each part.
         overrides: of what is upcycled, arguments of `PolyVConfig` or `PolyVTextConfig`.
 
     Raises:
@@ -315,15 +322,14 @@ def build(model: str, upcycle: bool = False, dtype: str = "float32", **overrides
     if upcycle and config.model_type == "qwen2_5_vl":
         config, _ = plan_config(config, model, None, overrides)
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype))
+        kwargs = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
+        return AutoModelForImageTextToText.from_config(config, **kwargs)
 
 
-def freeze(model: PreTrainedModel, trainable: str, freeze_vision: bool, lora_r: int) -> PreTrainedModel:
-    """As the stages do; synergy heads are taken as trained where all is."""
-    set_trainable(model, trainable, freeze_vision)
-    if trainable != "lora":
-        return model
-    adapter = lora_config(model, lora_r, alpha=lora_r)
+def add_lora(model: PreTrainedModel, rank: int) -> "PeftModel":
+    """As the stages do for `trainable: lora`."""
+    set_trainable(model, "lora")
+    adapter = lora_config(model, rank, alpha=rank)
     from peft import get_peft_model
 
     return get_peft_model(model, adapter)
@@ -357,10 +363,10 @@ def to_table(planned: Plan) -> str:
     lines[5] += f" ({share:.1f} %)"
     if too_small:
         lines += [
-            f"does not fit on {', '.join(too_small)} GB; to try next:",
+            f"does not fit on {', '.join(too_small)} GB; to try next, in words of `polyv plan`:",
             *(f"  {each}" for each in planned.advice()),
         ]
     return "\n".join(lines)
 
 
-__all__ = ["CARDS", "DTYPES", "STRATEGIES", "Load", "Plan", "build", "plan", "run", "to_table"]
+__all__ = ["CARDS", "DTYPES", "STRATEGIES", "Load", "Plan", "add_lora", "build", "plan", "run", "to_table"]

@@ -43,7 +43,10 @@ class ModelArguments:
     lora_alpha: int = field(default=32, metadata={"help": "Its scale, times the rank."})
     freeze_vision: bool = field(
         default=False,
-        metadata={"help": "Keep the vision encoder's weights; its projection (the merger) still trains."},
+        metadata={
+            "help": "Of trainable: full, keep the vision encoder's weights; its projection (the merger) still trains. "
+            "Other words never train the encoder."
+        },
     )
     compile_layers: bool = field(
         default=False, metadata={"help": "Compile the language model's layers, by torch.compile: on CPUs it pays."}
@@ -119,7 +122,7 @@ class RecipeParser(TrlParser):
 
 def parse(stage: str, kinds: tuple[type, ...], argv: list[str] | None) -> tuple[Any, ...]:
     """The arguments of `polyv train STAGE`, from a recipe and the command line; unknown keys are refused."""
-    # Its own usage would be one of 140 lines, printed with every mistake; `--help` lists all fields anyway.
+    # Its own usage would be one of 140 lines, printed with every mistake; `--help` lists the fields anyway.
     usage = f"polyv train {stage} [--config YAML] [--FIELD VALUE ...]"
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -145,17 +148,8 @@ def load_model(
         model = loader.from_pretrained(arguments.model_name_or_path, **kwargs)
         # What saving reverses: under ZeRO-3 transformers also notes the renamings that renamed nothing.
         model._weight_conversions = [each for each in model._weight_conversions if each.was_used()]
-    if targets and not isinstance(model, PolyVForConditionalGeneration):
-        raise ValueError(
-            f"model_name_or_path={arguments.model_name_or_path}: it is a {type(model).__name__}, which has no `<synergy>` "
-            "to distil into. Give a PolyV checkpoint, or add upcycle: true."
-        )
     set_trainable(model, arguments.trainable, arguments.freeze_vision)
-    if fit_heads(model, targets or {}) and arguments.trainable == "lora":
-        raise ValueError(
-            f"trainable='lora': the synergy heads of {arguments.model_name_or_path} are not of the size of these targets, "
-            "and an adapter cannot carry others. Distil in full first (polyv train distill), or leave the targets out."
-        )
+    fit_heads(model, targets or {}, trainable=arguments.trainable)
     if arguments.compile_layers:
         # Not `torch_compile`: media make a graph of the whole model break and recompile with each batch.
         for layer in model.get_decoder().layers:

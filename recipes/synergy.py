@@ -355,31 +355,42 @@ def head_size(targets: Targets, num_synergy_tokens: int) -> int:
     return targets.size
 
 
-def fit_heads(model: PreTrainedModel, targets: dict[str, Targets], keep: Sequence[str] = ()) -> bool:
+def fit_heads(
+    model: PreTrainedModel, targets: dict[str, Targets], keep: Sequence[str] = (), trainable: str = "full"
+) -> None:
     """Give the model heads of its teachers' sizes; one that has its size already stays as it was trained. A head without
     a teacher is frozen: no loss trains it, and weights without a gradient stop processes that train together.
 
     Args:
         keep: heads to leave as they are.
+        trainable: what trains, a word of `polyv.recipes.trainable`.
 
-    Returns:
-        Whether a head is new.
+    Raises:
+        ValueError: there are targets, and the model has no `<synergy>`; or a head would be new, and "lora" trains.
     """
-    fresh_heads = False
+    if targets and not hasattr(model.config, "num_synergy_tokens"):
+        raise ValueError(
+            f"model_name_or_path={model.name_or_path}: it is a {type(model).__name__}, which has no `<synergy>` to distil "
+            "into. Give a PolyV checkpoint, or add upcycle: true."
+        )
     hidden_size = model.config.get_text_config().hidden_size
     for head in HEADS:
         name = f"{head}_head"
         if head in targets:
             size = head_size(targets[head], model.config.num_synergy_tokens)
             if getattr(model.config, f"{head}_teacher_size") != size or getattr(model, name) is None:
+                if trainable == "lora":
+                    raise ValueError(
+                        f"trainable='lora': the synergy heads of {model.name_or_path} are not of the size of these targets, "
+                        "and an adapter cannot carry others. Distil in full first (polyv train distill), or leave the "
+                        "targets out."
+                    )
                 fresh = PolyVSynergyHead(hidden_size, size)
                 fresh.apply(model._init_weights)
                 setattr(model, name, fresh.to(model.device, model.dtype))
                 setattr(model.config, f"{head}_teacher_size", size)
-                fresh_heads = True
         elif head not in keep and isinstance(getattr(model, name, None), nn.Module):
             getattr(model, name).requires_grad_(False)
-    return fresh_heads
 
 
 __all__ = ["SynergyArguments", "SynergyCollator", "SynergyTrainer", "fit_heads", "head_size"]

@@ -41,10 +41,10 @@ FLOOR = 1e-9  # of the largest variance: what is below is none
 
 
 def content_hash(medium: Any) -> str:
-    """32 hexadecimal digits of what a medium holds: a file's bytes; of a folder, all its files; of a scene's
-    `transforms.json`, all files beside and below it; bytes; or the arrays of `PosedViews`."""
+    """32 hexadecimal digits of what a medium holds: a file's bytes, or the same bytes in memory; of a folder, all its files; of a scene's
+    `transforms.json`, all files beside and below it; or the arrays of `PosedViews`."""
     if isinstance(medium, bytes):
-        return hashlib.sha256(medium).hexdigest()[:32]
+        return hashlib.sha256(hashlib.sha256(medium).digest()).hexdigest()[:32]  # as `_hash_files` of one
     if isinstance(medium, PosedViews):
         digest = hashlib.sha256()
         for array in (medium.images, medium.depths, medium.intrinsics, medium.image_intrinsics, medium.poses):

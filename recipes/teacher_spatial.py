@@ -126,7 +126,10 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command; `argv` defaults to the process's own arguments."""
     usage = "python -m polyv.recipes.teacher_spatial [--config YAML] [--FIELD VALUE ...]"
     parser = TrlParser(
-        (SpatialArguments, TrainingArguments), prog="python -m polyv.recipes.teacher_spatial", usage=usage
+        (SpatialArguments, TrainingArguments),
+        prog="python -m polyv.recipes.teacher_spatial",
+        usage=usage,
+        allow_abbrev=False,
     )
     arguments, training = parser.parse_args_and_config(argv)
     paths = find_files("scenes", arguments.scenes)

@@ -226,7 +226,10 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command; `argv` defaults to the process's own arguments."""
     usage = "python -m polyv.recipes.teacher_temporal [--config YAML] [--FIELD VALUE ...]"
     parser = TrlParser(
-        (TemporalArguments, TrainingArguments), prog="python -m polyv.recipes.teacher_temporal", usage=usage
+        (TemporalArguments, TrainingArguments),
+        prog="python -m polyv.recipes.teacher_temporal",
+        usage=usage,
+        allow_abbrev=False,
     )
     arguments, training = parser.parse_args_and_config(argv)
     paths = find_files("videos", arguments.videos)

@@ -51,6 +51,9 @@ WITHOUT_EFFECT = {
     "padding_free": "rows are padded to the longest of their batch",
     "eval_packing": "rows are not packed",
     "shuffle_dataset": "rows are drawn anew each epoch",
+    "data_seed": "`seed` decides which rows come when, too",
+    "length_column_name": "lengths are counted by the collator",
+    "trust_remote_code": "PolyV's code is this package's",
     "dataset_num_proc": "rows are read as they come; dataloader_num_workers does it beside the training",
 }
 """Fields of SFTConfig that change nothing here, or not all that they should, and why: one that was set is refused."""

@@ -223,7 +223,8 @@ class VisionArguments:
 def main(argv: list[str] | None = None) -> None:
     """Run the command; `argv` defaults to the process's own arguments."""
     usage = "python -m polyv.recipes.vision [--config YAML] [--FIELD VALUE ...]"
-    parser = TrlParser((VisionArguments, TrainingArguments), prog="python -m polyv.recipes.vision", usage=usage)
+    kinds = (VisionArguments, TrainingArguments)
+    parser = TrlParser(kinds, prog="python -m polyv.recipes.vision", usage=usage, allow_abbrev=False)
     arguments, training = parser.parse_args_and_config(argv)
     check_name("config_name", arguments.config_name)
     records = load_records(arguments.world)

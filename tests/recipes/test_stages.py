@@ -1,6 +1,7 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """The stages, one after the other, by their own commands: what each trains, and what it leaves as it was."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -19,7 +20,7 @@ from polyv.cli import main as polyv
 from polyv.evaluation.assignments import KINDS, token_kinds
 from polyv.evaluation.shapes import make_config
 from polyv.processing.processing_polyv import PolyVProcessor
-from polyv.recipes import align, caption, distill, dry_run, instruct
+from polyv.recipes import align, caption, distill, dry_run, instruct, teacher_spatial, teacher_temporal, vision
 from polyv.recipes.collator import ConversationCollator
 from polyv.recipes.data import read_source
 from polyv.recipes.rows import RowError
@@ -133,6 +134,7 @@ def test_captions_train_the_projection_and_the_encodings(dense, captioned):
     moved = {name for name in changed(before, after) if "_head" not in name}  # those are drawn anew
     assert moved and all(".visual.merger." in name or "_encoding." in name for name in moved)
     assert {"model.time_encoding.weight", "model.coordinate_encoding.weight"} <= moved
+    assert any(".visual.merger." in name for name in moved)
     assert AutoConfig.from_pretrained(captioned).text_config.num_experts == 0
 
 
@@ -284,6 +286,8 @@ def test_every_stage_plans_itself_before_any_has_run(size, tmp_path, monkeypatch
         counts[stage] = [float(re.search(rf"{what}.* ([\d.]+) [MB]", told)[1]) for what in ("parameters", "trainable")]
     assert counts["instruct"][0] == counts["caption"][0] < counts["distill"][0] == counts["align"][0]
     assert not dry_run.is_dry(["--dry_run", "false"]) and dry_run.is_dry(["--dry-run"])
+    first.write_text(first.read_text() + "dry_run: true\n")
+    assert dry_run.is_dry(["--config", str(first)]) and not dry_run.is_dry(["--config", str(first), "--dry_run=false"])
     assert counts["align"][1] < counts["distill"][1]  # no teacher: its heads stand still
 
 
@@ -301,6 +305,46 @@ def test_a_plan_trains_what_the_run_would(recipe, merged, caches, tmp_path, monk
         assert planned[-1].trainable == sum(one.numel() for one in model.parameters() if one.requires_grad)
         assert planned[-1].parameters == sum(one.numel() for one in model.parameters())
     assert planned[0].trainable != planned[1].trainable
+
+
+def test_a_plan_tells_eager_attention_from_others_and_what_it_does_not_count(
+    recipe, merged, tmp_path, monkeypatch, capsys
+):
+    planned = []
+    real = dry_run.plan
+    monkeypatch.setattr(dry_run, "plan", lambda *args: planned.append(real(*args)) or planned[-1])
+    start = ["--config", str(recipe), "--model_name_or_path", str(merged), "--output_dir", str(tmp_path), "--dry_run"]
+    for kernels in ("eager", {"text_config": "eager", "vision_config": "sdpa"}, "sdpa", "flash_attention_2"):
+        align.main([*start, "--model_init_kwargs", json.dumps({"attn_implementation": kernels}), "--bf16", "true"])
+    both, text, *others = (each.memory["activations"] for each in planned)
+    assert both > text > others[0] == others[1]
+    assert "takes otherwise" not in capsys.readouterr().out
+    align.main([*start, "--bf16", "false", "--optim", "sgd"])
+    assert (
+        "under bfloat16 autocast; the recipe has optim: sgd, bf16: false, which takes otherwise"
+        in capsys.readouterr().out
+    )
+
+
+def test_a_plan_refuses_what_the_run_would(recipe, dense, merged, caches, tmp_path):
+    common = ["--config", str(recipe), *caches, "--output_dir", str(tmp_path)]
+    for dry in ([], ["--dry_run"]):
+        with pytest.raises(ValueError, match=r"it is a Qwen2_5_VL.*which has no `<synergy>` to distil into"):
+            align.main([*common, "--model_name_or_path", str(dense), *dry])
+        with pytest.raises(ValueError, match=r"trainable='lora': the synergy heads of .* and an adapter cannot carry"):
+            align.main([*common, "--model_name_or_path", str(merged), "--trainable", "lora", *dry])
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "caption", "instruct", "distill", "align"])
+def test_help_names_every_field_that_is_not_trls(stage, capsys):
+    with pytest.raises(SystemExit):
+        polyv(["train", stage, "--help"])
+    told = capsys.readouterr().out
+    kinds = [ModelArguments, DataArguments, *([SynergyArguments] if stage in ("distill", "align") else [])]
+    fields = {each.name for kind in kinds for each in dataclasses.fields(kind)}
+    if stage == "align":
+        fields -= {"student_sees"}  # its rows are shown as they are
+    assert not [name for name in sorted(fields) if not re.search(rf"--{name}\b", told)]
 
 
 @pytest.mark.parametrize(
@@ -392,6 +436,17 @@ def test_unknown_keys_of_a_recipe_are_refused(recipe, merged, tmp_path):
         align.main(["--config", str(file), "--model_name_or_path", str(merged), "--output_dir", str(tmp_path)])
 
 
+def test_scripts_that_are_no_stages_refuse_abbreviated_fields_too():
+    needed = {
+        teacher_temporal: ["--videos", "x"],
+        teacher_spatial: ["--scenes", "x"],
+        vision: ["--world", "x", "--config_name", "x"],
+    }
+    for module, given in needed.items():
+        with pytest.raises(ValueError, match="--learning_rat"):
+            module.main([*given, "--output_dir", "x", "--learning_rat", "1"])
+
+
 @pytest.mark.parametrize("word", [word for word in WORDS if word != "lora"])
 def test_a_word_names_what_trains(word, merged):
     model = AutoModelForImageTextToText.from_pretrained(merged)
@@ -403,7 +458,8 @@ def test_a_word_names_what_trains(word, merged):
         "ffn": (".layers.",),
         "experts": (".experts.", ".mlp.gate.", "_head.", "_encoding."),
     }[word]
-    assert free and all(any(kind in name for kind in kinds) for name in free)
+    assert all(any(kind in name for kind in kinds) for name in free)
+    assert all(any(kind in name for name in free) for kind in kinds)
     if word == "ffn":
         assert all(".mlp." in name and ".visual." not in name for name in free)
     if word == "full":

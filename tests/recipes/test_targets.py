@@ -201,6 +201,8 @@ def test_a_scene_is_known_by_all_its_files(tmp_path):
     pan(3).save(tmp_path / "one")
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     assert content_hash(tmp_path / "one") == content_hash(tmp_path / "two")
+    file = next(path for path in (tmp_path / "one").rglob("*") if path.is_file())
+    assert content_hash(file) == content_hash(file.read_bytes())
     pose = sorted((tmp_path / "two" / "pose").iterdir())[0]
     pose.write_text(pose.read_text().replace("1", "2", 1))
     assert content_hash(tmp_path / "one") != content_hash(tmp_path / "two")

@@ -60,7 +60,13 @@ def test_refuses_reentrant_checkpointing(make_trainer, polyv):
 
 @pytest.mark.parametrize(
     "field",
-    [{"max_length": 10}, {"loss_type": "dft"}, {"label_smoothing_factor": 0.1}, {"completion_only_loss": False}],
+    [
+        {"max_length": 10},
+        {"loss_type": "dft"},
+        {"label_smoothing_factor": 0.1},
+        {"completion_only_loss": False},
+        {"data_seed": 1},
+    ],
 )
 def test_refuses_what_would_change_nothing(make_trainer, dense, field):
     make_trainer(dense, max_length=None)
@@ -180,6 +186,12 @@ def test_a_killed_run_resumes_to_the_same_bits(make_trainer, request, tmp_path, 
     assert f"{half}: passed over" in said and "checkpoint-4: going on after step 4" in said
     assert trainer.state.global_step == 6
     assert all(torch.equal(straight[name], value) for name, value in resumed.items())
+
+    anew = make_trainer(model, **settings, max_steps=1)
+    anew.args.output_dir = trainer.args.output_dir
+    anew.args.save_strategy = "no"
+    anew.train(resume_from_checkpoint="false")  # as the command line has it, over a recipe's "auto"
+    assert anew.state.global_step == 1
 
     # Once more: nothing is left to do, and the model is the trained one.
     trainer, again = run("killed")
