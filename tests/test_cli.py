@@ -1,9 +1,11 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
 """The `polyv` command: what reaches each part, help that reads as documentation, errors in one line."""
 
+import dataclasses
 import importlib.util
 import inspect
 import json
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +15,8 @@ import pytest
 
 import polyv
 from polyv import cli
+from polyv.recipes.stage import DataArguments, ModelArguments
+from polyv.recipes.synergy import SynergyArguments
 
 
 COMMANDS = [
@@ -36,6 +40,16 @@ def test_help_says_what_the_command_does_and_shows_it_used(command, capsys):
     assert f"examples:\n  polyv {command}" in text
     assert len(text.splitlines()[text.splitlines().index("") + 1]) > 60, "no description"
     assert max(map(len, text.splitlines())) <= 119
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "caption", "instruct", "distill", "align"])
+def test_help_names_every_field_that_is_not_trls(stage, capsys):
+    told = help_of(f"train {stage}", capsys)
+    kinds = [ModelArguments, DataArguments, *([SynergyArguments] if stage in ("distill", "align") else [])]
+    fields = {each.name for kind in kinds for each in dataclasses.fields(kind)}
+    if stage == "align":
+        fields -= {"student_sees"}  # its rows are shown as they are
+    assert not [name for name in sorted(fields) if not re.search(rf"--{name}\b", told)]
 
 
 @pytest.mark.parametrize("group", GROUPS)
