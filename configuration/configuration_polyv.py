@@ -161,6 +161,11 @@ class PolyVConfig(Qwen2_5_VLConfig):
     """
 
     model_type = "polyv"
+    # Of what the model returns, nothing but the logits is a prediction for `Trainer`'s `compute_metrics`.
+    keys_to_ignore_at_inference = [
+        *("past_key_values", "aux_loss", "router_logits", "rope_deltas"),
+        *("synergy_temporal", "synergy_spatial", "synergy_batch_index"),
+    ]
     # transformers reads the second name since 5.20, the first before.
     sub_configs = sub_configs_defaults = {"vision_config": Qwen2_5_VLVisionConfig, "text_config": PolyVTextConfig}
 

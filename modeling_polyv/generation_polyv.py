@@ -11,8 +11,9 @@ from transformers import GenerationMixin
 class PolyVGenerationMixin(GenerationMixin):
     def generate(self, inputs: torch.Tensor | None = None, *args, **kwargs):
         """As transformers'; and `past_key_values` of an earlier turn may come with the whole conversation and all of its
-        media: those of turns in the cache are not encoded again. The conversation must begin with the tokens that the
-        cache was made of, as the chat template writes earlier turns; a cache does not tell whether it does.
+        media: those of turns in the cache are not encoded again. Where the new turn has none, they may be left out. The
+        conversation must begin with the tokens that the cache was made of, as the chat template writes earlier turns; a
+        cache does not tell whether it does.
 
         ```python
         >>> turn = model.generate(**inputs, return_dict_in_generate=True)
@@ -23,11 +24,15 @@ class PolyVGenerationMixin(GenerationMixin):
 
         Raises:
             ValueError: the cache holds part of a medium, or other rows than the conversation; or such a conversation
-                comes with padding but no `attention_mask`, or with media that are encoded already; or only its new
-                turn comes, with media.
+                comes with padding but no `attention_mask`, with media that are encoded already, or with some of its media
+                and not all; or only its new turn comes, with media.
         """
         cache, types = kwargs.get("past_key_values"), kwargs.get("mm_token_type_ids")
         past_length = 0 if cache is None else cache.get_seq_length()
+        if cache is not None and past_length and hasattr(cache, "rope_deltas"):
+            self.model.rope_deltas = (
+                cache.rope_deltas
+            )  # the model's own are of what it was given last, whatever that was
         prompt = next(
             (x for x in (kwargs.get("inputs_embeds"), kwargs.get("input_ids"), inputs) if x is not None), None
         )
@@ -44,7 +49,11 @@ class PolyVGenerationMixin(GenerationMixin):
                     "them: a new turn with media cannot come alone. Pass the whole conversation with all of its media; "
                     "those in the cache are not encoded again."
                 )
-        return super().generate(inputs, *args, **kwargs)
+        result = super().generate(inputs, *args, **kwargs)
+        for made in (cache, getattr(result, "past_key_values", None)):
+            if made is not None:
+                made.rope_deltas = self.model.rope_deltas
+        return result
 
     def _continue_from(self, past_length: int, prompt: torch.Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments of `generate` for a whole conversation, less what the cache holds of its media."""
@@ -70,12 +79,31 @@ class PolyVGenerationMixin(GenerationMixin):
                     "`attention_mask` is missing, and the prompt holds padding: pass what the processor gave."
                 )
             kwargs["attention_mask"] = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
-        if kwargs.get("position_ids") is None:
+        if kwargs.get("position_ids") is None and self._has_all_media(past_length, kwargs):
             # Of the whole conversation with all of its media, whatever was generated since the earlier turn.
             kwargs["position_ids"] = self._prepare_position_ids_for_generation(
                 prompt, {**kwargs, "past_key_values": None}
             )
         return without_cached_media(kwargs, past_length, self.config.vision_config.spatial_merge_size)
+
+    def _has_all_media(self, past_length: int, kwargs: dict[str, Any]) -> bool:
+        """Whether the media of a whole conversation came. Where none did, and none are new, positions go on from the cache's.
+
+        Raises:
+            ValueError: some came.
+        """
+        types, merged = kwargs["mm_token_type_ids"], self.config.vision_config.spatial_merge_size**2
+        complete, came = True, False
+        for token_type, _, (name, *_), _ in _KINDS.values():
+            grids, held = kwargs.get(name), int((types == token_type).sum())
+            given = 0 if grids is None else int(grids.prod(-1).sum()) // merged
+            complete, came = complete and given == held, came or grids is not None
+            if given != held and (came or types[:, past_length:].any()):
+                raise ValueError(
+                    f"`{name}` tells of {given} tokens, but the prompt holds {held}: pass the whole conversation with all of "
+                    "its media. Those in the cache are not encoded again."
+                )
+        return complete
 
     def _expand_multimodal_outputs(self, input_ids, mm_encoder_output, expand_size=1, inputs_embeds=None):
         """For beams and several sequences: the media of each row, all of them in turn, as often as the row is repeated.

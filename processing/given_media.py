@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from transformers.utils import logging
 
 from polyv.processing.posed_views import PosedViews
 
+
+logger = logging.get_logger(__name__)
 
 _MESSAGE = "{'role': …, 'content': …}"
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -81,11 +84,12 @@ def is_image(medium: Any) -> bool:
 
 
 def is_video(medium: Any) -> bool:
-    """A list is one video if it holds frames; several file names are frames if all of them are names of pictures."""
+    """A list is one video if it holds frames; file names are frames if all of them are names of pictures."""
     if not isinstance(medium, (list, tuple)):
         return is_file(medium) or getattr(medium, "ndim", 5) <= 4
     if medium and all(is_file(frame) for frame in medium):
-        return len(medium) > 1 and all(str(frame).lower().endswith(_IMAGE_SUFFIXES) for frame in medium)
+        names = [str(frame).lower() for frame in medium]
+        return all(name.endswith(_IMAGE_SUFFIXES) or name.startswith("data:image/") for name in names)
     return bool(medium) and all(not is_file(frame) and is_image(frame) for frame in medium)
 
 
@@ -145,6 +149,23 @@ def _check_entry(entry: Any) -> None:
             f"conversation: a content entry of type {kind!r} {held}. Expected {{'type': 'text', 'text': …}}, or a type of "
             "'image', 'video' or 'scene' with the medium under a key of that name."
         )
+    if unread := sorted(_UNREAD & {key for key in entry if isinstance(key, str)}):
+        logger.warning_once(
+            f"A content entry holds {', '.join(unread)}, which qwen_vl_utils reads and a processor does not: give such bounds to "
+            "the processor, or to its call, for all media at once."
+        )
+
+
+_UNREAD = {
+    "min_pixels",
+    "max_pixels",
+    "total_pixels",
+    "resized_height",
+    "resized_width",
+    "nframes",
+    "min_frames",
+    "max_frames",
+}
 
 
 def scene_source(entry: dict[str, Any]) -> Any:

@@ -3,6 +3,8 @@
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import av
@@ -99,7 +101,7 @@ def read_video(
     if isinstance(source, str) and not os.path.isfile(source):
         raise FileNotFoundError(f"video {name}: no such file.")
     try:
-        container = av.open(source, options={"format_whitelist": VIDEO_FORMATS})
+        container = _open(source)
     except (av.FFmpegError, OSError, UnicodeError) as error:  # the last over texts within the file
         why = getattr(error, "strerror", error)
         raise ValueError(
@@ -118,7 +120,8 @@ def read_video(
         try:
             times, duration = _frame_times(container, stream, name)
             indices = sample_indices(times, duration, sampling)
-            frames = _decode(container, stream, indices)
+            with _rewound(container, source) as rewound:
+                frames = _decode(rewound, indices)
         except (av.FFmpegError, UnicodeError) as error:
             raise ValueError(f"video {name}: damaged or cut short ({getattr(error, 'strerror', error)}).") from error
     if len(frames) < len(indices):
@@ -137,6 +140,22 @@ def read_video(
     return frames, metadata
 
 
+def _open(source: str | io.BytesIO) -> Any:
+    return av.open(source, options={"format_whitelist": VIDEO_FORMATS})
+
+
+@contextmanager
+def _rewound(container: Any, source: str | io.BytesIO) -> Iterator[Any]:
+    try:
+        container.seek(0)
+    except av.PermissionError:  # a bare stream of H.264 or HEVC, in which FFmpeg does not seek
+        if isinstance(source, io.BytesIO):
+            source.seek(0)
+        container = _open(source)
+    with container:
+        yield container
+
+
 def _frame_times(container: Any, stream: Any, name: str) -> tuple[np.ndarray, float]:
     """When each frame appears, in seconds from the first, and for how long all of them last, without decoding."""
     stored = [packet for packet in container.demux(stream) if packet.size]
@@ -147,7 +166,8 @@ def _frame_times(container: Any, stream: Any, name: str) -> tuple[np.ndarray, fl
         raise ValueError(f"video {name}: cut short: its data end within frame {len(packets)}.")
     stamps = [packet.dts if packet.pts is None else packet.pts for packet in packets]
     if any(stamp is None for stamp in stamps):  # a bare stream without timestamps: frames come evenly
-        stamps, base = list(range(len(packets))), 1 / float(stream.average_rate or 24)
+        lasts = (packets[0].duration or 0) * float(stream.time_base)  # truer than the rate, which may be a guess
+        stamps, base = list(range(len(packets))), lasts or 1 / float(stream.average_rate or 24)
     else:
         base = float(stream.time_base)
     times = np.sort(np.array(stamps, dtype=np.float64)) * base
@@ -179,9 +199,9 @@ def _declared_length(container: Any, stream: Any, start: float) -> float:
     return 0.0
 
 
-def _decode(container: Any, stream: Any, indices: np.ndarray) -> np.ndarray:
+def _decode(container: Any, indices: np.ndarray) -> np.ndarray:
     """The frames at `indices` (rising, may repeat) of the decoded sequence, [T, H, W, 3]; fewer where it ends early."""
-    container.seek(0)
+    stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     wanted: list[int] = indices.tolist()
     frames, done = np.empty((0, 0, 0, 3), np.uint8), 0

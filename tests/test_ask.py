@@ -209,6 +209,15 @@ def test_a_missing_file_is_named_before_the_model_is_loaded():
         run("no-such-model", "Why?", [("scene", "nowhere")], as_json=False, max_new_tokens=4)
 
 
+def test_a_checkpoints_own_penalty_changes_no_answer(untrained, media):
+    """Qwen2.5-VL's generation config has one of 1.05, on the words of the question, too."""
+    model, processor = load(str(untrained.polyv))
+    asked = [conversation("How many red balls are there?", [("image", media["image"])])]
+    plain = answer(model, processor, asked, max_new_tokens=12)
+    model.generation_config.repetition_penalty = 9.0
+    assert answer(model, processor, asked, max_new_tokens=12) == plain
+
+
 def test_addresses_are_left_to_the_processor(monkeypatch, capsys):
     loaded = SimpleNamespace(device="cpu")
     monkeypatch.setattr(ask, "load", lambda model: (loaded, None))
@@ -217,3 +226,6 @@ def test_addresses_are_left_to_the_processor(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[0] == "https://example.org/a.png"
     with pytest.raises(FileNotFoundError, match=r"--scene https://example\.org/room: there is no such folder"):
         ask.run("m", "What is it?", [("scene", "https://example.org/room")], as_json=False, max_new_tokens=4)
+    inline = "data:image/png;base64," + "A" * 6000  # no name of a file could be as long
+    ask.run("m", "What is it?", [("image", inline)], as_json=False, max_new_tokens=4)
+    assert capsys.readouterr().out.splitlines()[0] == inline

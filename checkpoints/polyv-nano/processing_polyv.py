@@ -30,7 +30,7 @@ from .given_media import (
     scene_source,
 )
 from .posed_views import PosedViews
-from .still_images import MAX_IMAGE_PIXELS, load_image, unambiguous
+from .still_images import MAX_IMAGE_PIXELS, check_pixels, load_image, unambiguous
 from .video_inputs import load_videos, one_each
 
 
@@ -97,7 +97,7 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
         self.scenes_kwargs = _scene_settings(scenes_kwargs, _SCENES_DEFAULTS)
         self.add_synergy = add_synergy
         self.num_synergy_tokens = _synergy_count(num_synergy_tokens)
-        self.max_image_pixels = max_image_pixels
+        self.max_image_pixels = _pixel_limit(max_image_pixels)
         chat_template = with_scenes(chat_template)
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template, **kwargs)
 
@@ -111,6 +111,8 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
             settings["scenes_kwargs"] = _scene_settings(settings["scenes_kwargs"], processor.scenes_kwargs)
         if "num_synergy_tokens" in settings:
             _synergy_count(settings["num_synergy_tokens"])
+        if "max_image_pixels" in settings:
+            _pixel_limit(settings["max_image_pixels"])
         for name, value in settings.items():
             setattr(processor, name, value)
         return processor
@@ -344,6 +346,8 @@ class PolyVProcessor(Qwen2_5_VLProcessor):
 
     def _load_scene(self, scene: Any, num_views: int | None) -> PosedViews:
         if isinstance(scene, PosedViews):
+            height, width = scene.images.shape[1:3]
+            check_pixels(width, height, self.max_image_pixels, "scenes: a view")
             return scene.select(num_views)
         return PosedViews.load(scene, num_views, self.max_image_pixels)
 
@@ -385,10 +389,16 @@ def _split(processed: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def _synergy_count(value: Any) -> int:
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(
             f"num_synergy_tokens={value!r}: expected a whole number of at least 1. For none, set add_synergy=False."
         )
+    return value
+
+
+def _pixel_limit(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"max_image_pixels={value!r}: expected a whole number of at least 1, as large as you like.")
     return value
 
 

@@ -85,8 +85,9 @@ def answer(
     inputs = inputs.to(model.device)
     if model.config.model_type != "polyv":
         inputs.pop("image_coords", None)
-    # The three Nones silence the sampling settings that Qwen's checkpoints carry.
-    greedy: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+    # Over what Qwen's checkpoints carry: settings of sampling, and a penalty on the words of the question.
+    greedy: dict[str, Any] = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}
+    greedy |= dict.fromkeys(("temperature", "top_p", "top_k"))
     pad = processor.tokenizer.pad_token_id
     generate: Any = model.generate
     tokens = generate(**inputs, **greedy, max_new_tokens=max_new_tokens, pad_token_id=pad)
@@ -131,7 +132,7 @@ def conversation(question: str, media: list[tuple[str, Any]]) -> list[dict]:
 def run(model: str, question: str, media: list[tuple[str, str]], as_json: bool, max_new_tokens: int) -> None:
     """`polyv ask`: load, answer, print the answer with the seconds it took and the device."""
     for kind, path in media:
-        if not Path(path).exists() and (kind == "scene" or not is_address(path)):
+        if (kind == "scene" or not is_address(path)) and not Path(path).exists():
             raise FileNotFoundError(f"--{kind} {path}: there is no such {'folder' if kind == 'scene' else 'file'}.")
     logging.disable_progress_bar()
     loaded, processor = load(model)

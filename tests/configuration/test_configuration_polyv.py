@@ -1,10 +1,13 @@
 # Copyright 2026 The PolyV authors. Licensed under the Apache License, Version 2.0.
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, Qwen2_5_VLConfig, Qwen2_5_VLTextConfig, Qwen3MoeConfig
 
 from polyv import PolyVConfig, PolyVTextConfig
+from polyv.modeling_polyv.outputs_polyv import PolyVCausalLMOutput
 from tests import tiny
 
 
@@ -137,3 +140,9 @@ def test_parallel_plans_cover_dense_layers_and_experts():
     for pattern in ("layers.*.mlp.experts.gate_up_proj", "layers.*.mlp.experts.down_proj"):
         assert plan[pattern] == Qwen3MoeConfig.base_model_tp_plan[pattern]
     assert PolyVTextConfig.base_model_ep_plan == Qwen3MoeConfig.base_model_ep_plan
+
+
+def test_nothing_but_the_logits_is_a_prediction():
+    returned = {field.name for field in dataclasses.fields(PolyVCausalLMOutput)}
+    asked_for = {"hidden_states", "attentions"}
+    assert returned - set(PolyVConfig.keys_to_ignore_at_inference) - asked_for == {"loss", "logits"}

@@ -254,7 +254,37 @@ def test_the_new_turn_alone_continues_from_the_cache_unless_it_holds_media(model
             with pytest.raises(ValueError, match="a new turn with media cannot come alone"):
                 new_tokens(model, alone, past_key_values=turn.past_key_values)
         else:
+            new_tokens(model, tiny.inputs([ROWS["image"]]))  # another conversation in between
             assert new_tokens(model, alone, past_key_values=turn.past_key_values) == new_tokens(model, whole)
+
+
+MEDIA = (
+    "pixel_values",
+    "image_grid_thw",
+    "image_coords",
+    "pixel_values_videos",
+    "video_grid_thw",
+    "second_per_grid_ts",
+)
+
+
+@pytest.mark.parametrize("first", ROWS)
+def test_media_in_the_cache_may_be_left_out_where_no_others_come(model, first):
+    """As of Qwen2.5-VL, and whatever was generated in between."""
+    for second, has_media in ROWS.items():
+        turn, asked, whole = conversation(model, ROWS[first], ROWS[second], count=1)
+        without = {name: value for name, value in whole.items() if name not in MEDIA}
+        new_tokens(model, tiny.inputs([ROWS["long video"]]))
+        if not has_media:
+            got = new_tokens(model, without, past_key_values=turn.past_key_values)
+            assert got == new_tokens(model, whole)
+            continue
+        some = {**without, **{name: value for name, value in asked.items() if name in MEDIA}}
+        for batch in (without, some) if ROWS[first] else (without,):
+            with pytest.raises(
+                ValueError, match=r"_grid_thw` tells of \d+ tokens, but the prompt holds \d+: pass the whole"
+            ):
+                new_tokens(model, batch, past_key_values=turn.past_key_values)
 
 
 def test_a_prompt_shorter_than_its_cache_is_refused(model):

@@ -13,14 +13,14 @@ from polyv.processing.processing_polyv import PolyVProcessor
 from tests.tiny_tokenizer import build_qwen_processor
 
 
-def write_video(path, levels, times=None, fps=8, size=(64, 48), noise=0, **options) -> Path:
-    """An H.264 file whose k-th frame is grey of `levels[k]`, shown from `times[k]` seconds (default: evenly by fps).
+def write_video(path, levels, times=None, fps=8, size=(64, 48), noise=0, codec="libx264", **options) -> Path:
+    """A file, of H.264 unless `codec` says else, whose k-th frame is grey of `levels[k]`, shown from `times[k]` seconds (default: evenly by fps).
 
     `noise` (0..255) roughens it, so that its data outweigh its headers.
     """
     base, rng = Fraction(1, fps if times is None else 1000), np.random.default_rng(0)
     with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream("libx264", rate=fps, options={"bf": "0"})
+        stream = container.add_stream(codec, rate=fps, options={"bf": "0", "x265-params": "log-level=none"})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.codec_context.time_base = stream.time_base = base
         container.start_encoding()

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from polyv.processing import given_media
 from polyv.processing.given_media import check_counts, check_positive, content_entries, flatten, is_image, is_video
 
 
@@ -36,6 +37,8 @@ def test_images_are_counted(given, count):
         (["a.mp4", "b.mp4"], 2),
         (["0.png", "1.PNG"], 1),
         (["0.png"], 1),
+        ([["0.png"], ["a.mp4"]], 2),
+        (["data:image/png;base64,iVBO", "data:image/jpeg;base64,/9j/"], 1),
         ([["0.png", "1.png"], ["a.mp4"]], 2),
         (FRAMES, 1),
         (list(FRAMES), 1),
@@ -46,6 +49,18 @@ def test_images_are_counted(given, count):
 )
 def test_videos_are_told_from_lists_of_them(given, count):
     assert len(flatten("videos", given, is_video)) == count
+
+
+def test_bounds_that_only_qwen_vl_utils_reads_are_remarked_on(monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(given_media.logger, "warning_once", told.append)
+    image = {"type": "image", "image": "a.png", "max_pixels": 3136}
+    video = {"type": "video", "video": "a.mp4", "nframes": 4, "fps": 2}
+    list(content_entries([{"role": "user", "content": [image, video, {"type": "text", "text": "Why?"}]}]))
+    assert [text.split(",")[0] for text in told] == [
+        "A content entry holds max_pixels",
+        "A content entry holds nframes",
+    ]
 
 
 @pytest.mark.parametrize(

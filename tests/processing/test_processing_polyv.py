@@ -154,7 +154,7 @@ def test_bad_videos_are_named(processor, media):
     with pytest.raises(FileNotFoundError, match=r"video nowhere\.mp4: no such file"):
         processor(videos=["nowhere.mp4"], text=VIDEO)
     with pytest.raises(ValueError, match=r"image\.png: not a video file"):
-        processor(videos=[str(media / "image.png")], text=VIDEO)
+        processor(videos=str(media / "image.png"), text=VIDEO)
     with pytest.raises(ValueError, match="fps: got 2 values for 1 videos"):
         processor(videos=[CLIP], text=VIDEO, fps=[1, 2])
 

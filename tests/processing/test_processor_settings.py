@@ -34,6 +34,14 @@ def test_settings_survive_saving_and_stay_out_of_the_tokenizer(qwen_folder, tmp_
     assert again.apply_chat_template(user("q"), add_generation_prompt=True, add_synergy=True).endswith("<synergy>")
 
 
+@pytest.mark.parametrize(
+    "name, value", [("max_image_pixels", None), ("max_image_pixels", 0), ("num_synergy_tokens", True)]
+)
+def test_settings_that_are_no_counts_are_refused_at_once(qwen_folder, name, value):
+    with pytest.raises(ValueError, match=f"{name}={value}: expected a whole number of at least 1"):
+        PolyVProcessor.from_pretrained(qwen_folder, **{name: value})
+
+
 def test_unknown_scene_settings_are_refused(qwen_folder, processor):
     with pytest.raises(ValueError, match=r"scenes_kwargs: unknown \['views'\]"):
         PolyVProcessor.from_pretrained(qwen_folder, scenes_kwargs={"views": 3})

@@ -112,6 +112,15 @@ def test_a_video_that_starts_late_starts_at_zero(tmp_path):
     assert seen(frames) == list(range(8)) and metadata.duration == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.parametrize("codec, name", [("libx264", "h264"), ("libx265", "hevc")])
+def test_bare_streams_are_videos(tmp_path, codec, name):
+    """FFmpeg does not seek in them."""
+    path = write_video(tmp_path / f"bare.{name}", LEVELS[:8], codec=codec)
+    for source in (path, path.read_bytes()):
+        frames, _ = read_video(source, Sampling(num_frames=8))
+        assert seen(frames) == list(range(8))
+
+
 def test_one_frame_is_a_video(tmp_path):
     frames, metadata = read_video(write_video(tmp_path / "one.mp4", LEVELS[:1]), Sampling())
     assert len(frames) == 1 and metadata.sampled_fps > 0
