@@ -168,10 +168,10 @@ def _check_entry(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _check_frames(frames: list[Any], folder: Path, settings: Mapping[str, Any]) -> list[str]:
     """A video given as its pictures."""
     if not is_video(frames):
-        raise ValueError(f"video {frames!r:.80}: expected a path, or those of at least two pictures")
+        raise ValueError(f"video {frames!r:.80}: expected a path, or those of pictures")
     if "fps" not in settings:
         raise ValueError(
-            f"video of {len(frames)} pictures: expected their rate beside it, {{'fps': pictures a second}}"
+            f"video of {len(frames)} picture{'s' * (len(frames) > 1)}: expected their rate beside it, {{'fps': pictures a second}}"
         )
     return [_check_path("image", frame, folder) for frame in frames]
 
