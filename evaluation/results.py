@@ -43,7 +43,8 @@ def write_results(study: Study, command: str) -> dict[str, Any]:
         write_whole(out.with_suffix(".md"), to_markdown(results))
         draw(results, out.with_suffix(".png"))
     across = [row for row in results.get("compared", []) if row["base"] == study.against[0] and "labelled" in row]
-    if across:
+    cells = {tuple(row.get(name) for name in ("arm", "teacher", "labelled", "tested")) for row in across}
+    if across and len(cells) == len(across):  # not where cases differ in more, as in shares of labels
         draw_matrix(across, out.with_name(f"{out.stem}-matrix.png"))
     return results
 

@@ -396,3 +396,14 @@ def test_a_run_notes_the_code_that_trains_it(tmp_path, monkeypatch):
     code.write_text("2")
     measurements.note_commit(run)
     assert run.beside("commit").read_text() == f"{commit}+\n"
+
+
+def test_shares_of_labels_do_not_fall_into_one_cell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    steps = [{"name": name, "from": "start", "arm": True} for name in ("one", "other")]
+    cases = [{**SETTINGS["cases"][0], "share": share} for share in ("0.1", "1.0")]
+    study = Study(**{**SETTINGS, "steps": steps, "against": ["one"], "cases": cases})
+    for run in study.runs():
+        put(run, run.tests()[0], 0.5)
+    assert len(write_results(study, "x")["compared"]) == 2
+    assert Path("results.png").exists() and not Path("results-matrix.png").exists()
